@@ -1,0 +1,1 @@
+"""Claims about speed, each a paired ratio measured in one run."""

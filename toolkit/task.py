@@ -1,0 +1,131 @@
+"""What is to be computed: a value whose id is a hash of what decides its result, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+# Part of every id: raise it when a kind's code changes what the same parameters give.
+RESULT_VERSION = {"extract": 1, "encode": 1}
+
+
+class TaskKind(StrEnum):
+    """The kinds of task, one per file in ``jobs/``."""
+
+    EXTRACT = "extract"
+    ENCODE = "encode"
+
+
+class TaskState(StrEnum):
+    """Where a task stands.
+
+    ``DONE`` is decided by the task's published result alone; every other state is what the
+    run folder's records and the executor last witnessed.
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing more happens to the task unless somebody asks for it."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset(
+    {TaskState.DONE, TaskState.FAILED, TaskState.BLOCKED, TaskState.CANCELLED}
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work.
+
+    Parameters
+    ----------
+    kind
+        Which job runs it.
+    params
+        JSON values that decide the result. They are part of the id.
+    inputs
+        Ids of the tasks whose published results this one reads. They are part of the id.
+    label
+        What a person reads in tables and logs. Not part of the id.
+    options
+        How to run it (batch size, device, threads). Not part of the id.
+    """
+
+    kind: TaskKind
+    params: dict[str, Any]
+    inputs: tuple[str, ...] = ()
+    label: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Kind and 12 hexadecimal digits: ``encode-4c54f1b0a9de``."""
+        identity = {
+            "version": RESULT_VERSION[self.kind],
+            "params": self.params,
+            "inputs": list(self.inputs),
+        }
+        return f"{self.kind}-{json_digest(identity)[:12]}"
+
+    def to_json(self) -> str:
+        """The task as one JSON document; :meth:`from_json` reads it back."""
+        return json.dumps(
+            {
+                "id": self.id,
+                "kind": self.kind,
+                "label": self.label,
+                "inputs": list(self.inputs),
+                "params": self.params,
+                "options": self.options,
+            },
+            indent=1,
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """Read a task written by :meth:`to_json`.
+
+        Raises
+        ------
+        ValueError
+            If the stored id is not the id of the stored values (another version of the toolkit
+            wrote it, or somebody edited the file).
+        """
+        raw = json.loads(text)
+        task = cls(
+            kind=TaskKind(raw["kind"]),
+            params=raw["params"],
+            inputs=tuple(raw["inputs"]),
+            label=raw["label"],
+            options=raw["options"],
+        )
+        if task.id != raw["id"]:
+            raise ValueError(
+                f"task file says id {raw['id']} but its content has id {task.id}: it was edited or "
+                "written by another version; run the sweep again to write it anew"
+            )
+        return task
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 (hexadecimal) of a value's canonical JSON: sorted keys, no spaces, no NaN.
+
+    Raises
+    ------
+    ValueError
+        If the value holds NaN or infinity, whose JSON form is not standard.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Batch toolkit for brain-model comparison.
 
-Importing this package imports nothing heavy: torch, Dask and Zarr load with the rooms that use them.
+Importing it imports nothing heavy: torch, Dask and Zarr load with the rooms that use them.
 """
 
 __version__ = "0.1.0"

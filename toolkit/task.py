@@ -1,4 +1,4 @@
-"""What is to be computed: a value whose id is a hash of what decides its result, and nothing else."""
+"""What is to be computed: a value whose id is a hash of what decides its result."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ class TaskState(StrEnum):
         return self in _TERMINAL
 
 
-_TERMINAL = frozenset(
-    {TaskState.DONE, TaskState.FAILED, TaskState.BLOCKED, TaskState.CANCELLED}
-)
+_TERMINAL = frozenset({TaskState.DONE, TaskState.FAILED, TaskState.BLOCKED, TaskState.CANCELLED})
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,17 @@ class Task:
         Ids of the tasks whose published results this one reads. They are part of the id.
     label
         What a person reads in tables and logs. Not part of the id.
+    columns
+        What identifies the task's rows in the result tables. Not part of the id.
     options
-        How to run it (batch size, device, threads). Not part of the id.
+        How to run it (where the files are, batch size, device). Not part of the id.
     """
 
     kind: TaskKind
     params: dict[str, Any]
     inputs: tuple[str, ...] = ()
     label: str = ""
+    columns: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,6 +88,7 @@ class Task:
                 "label": self.label,
                 "inputs": list(self.inputs),
                 "params": self.params,
+                "columns": self.columns,
                 "options": self.options,
             },
             indent=1,
@@ -109,6 +111,7 @@ class Task:
             params=raw["params"],
             inputs=tuple(raw["inputs"]),
             label=raw["label"],
+            columns=raw["columns"],
             options=raw["options"],
         )
         if task.id != raw["id"]:

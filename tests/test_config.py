@@ -1,0 +1,175 @@
+"""What a config refuses, and that every refusal says where, what and what instead."""
+
+from pathlib import Path
+
+import pytest
+
+from toolkit.config import DEFAULT_ALPHAS, load_config
+from toolkit.yaml_source import ConfigError, Source
+
+GOOD = """\
+name: tiny
+dataset: {kind: synthetic, n_train: 40, n_val: 20}
+models:
+  - {library: torchvision, names: resnet18}
+readouts:
+  - {kind: ridge, n_components: 10}
+"""
+
+
+def write(folder: Path, text: str, name: str = "sweep.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_scalars_stand_for_lists_of_one(tmp_path: Path) -> None:
+    config, _ = load_config(write(tmp_path, GOOD))
+    assert config.models[0].names == ("resnet18",)
+    assert config.readouts[0].n_components == (10,)
+    assert config.dataset[0].name == "synthetic"
+    assert config.readouts[0].alpha_values == DEFAULT_ALPHAS
+    assert DEFAULT_ALPHAS[0] == 1.0
+    assert DEFAULT_ALPHAS[-1] == 1e8
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "at", "says"),
+    [
+        (2, "dataset: {kind: synthetic, n_trian: 40}", "dataset.n_trian", "did you mean 'n_train'"),
+        (2, "dataset: {kind: sinthetic}", "dataset.kind", "did you mean 'synthetic'"),
+        (2, "dataset: {kind: nx414}", "dataset.path", "required"),
+        (2, "dataset: {n_train: 3}", "dataset.kind", "required"),
+        (2, "dataset: {kind: synthetic, n_train: many}", "dataset.n_train", "valid integer"),
+        (4, "  - {library: torchvison, names: resnet18}", "models[0].library", "torchvision"),
+        (4, "  - {library: timm}", "models[0]", "names is missing"),
+        (4, "  - {library: timm, names: a, wieghts: random}", "models[0].wieghts", "'weights'"),
+        (6, "  - {kind: ridge, alphas: [1, -1]}", "readouts[0].alphas[1]", "greater than 0"),
+        (6, "  - {kind: ridge, folds: 1}", "readouts[0].folds", "greater than or equal to 2"),
+        (6, "  - {kind: lasso}", "readouts[0].kind", "'ridge' or 'linear'"),
+        (1, "name: ../escape", "name", "match pattern"),
+    ],
+)
+def test_refusals_name_file_line_key_and_remedy(
+    tmp_path: Path, line: int, instead: str, at: str, says: str
+) -> None:
+    lines = GOOD.splitlines()
+    lines[line - 1] = instead
+    path = write(tmp_path, "\n".join(lines))
+    message = refusal(path)
+    assert f"{path}:{line}: {at}: " in message
+    assert says.replace("'ridge' or 'linear'", "ridge or linear") in message
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    bad = GOOD.replace("kind: ridge", "kind: rigde").replace("kind: synthetic", "kind: synth")
+    assert len(refusal(write(tmp_path, bad)).splitlines()) == 2
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "name: other\n")
+    assert f"{path}:7: name: this key is given twice" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: [", "not valid YAML"),
+        ("- a\n- b\n", "a config is a mapping"),
+        ("", "name: this key is required"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    assert says in refusal(path)
+    assert str(path) in refusal(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "nothing.yaml")
+
+
+def test_extends_merges_mappings_and_replaces_lists(tmp_path: Path) -> None:
+    write(tmp_path, GOOD, "base.yaml")
+    path = write(
+        tmp_path,
+        "extends: base.yaml\nname: child\ndataset: {n_val: 30}\nreadouts: [{kind: linear}]\n",
+    )
+    config, source = load_config(path)
+    assert config.name == "child"
+    assert config.dataset[0].model_dump()["n_train"] == 40
+    assert config.dataset[0].model_dump()["n_val"] == 30
+    assert [readout.kind for readout in config.readouts] == ["linear"]
+    assert str(source.place(("dataset", "n_train"))) == f"{tmp_path / 'base.yaml'}:2"
+    assert str(source.place(("dataset", "n_val"))) == f"{path}:3"
+
+
+def test_a_problem_in_a_base_names_the_base(tmp_path: Path) -> None:
+    base = write(tmp_path, GOOD.replace("n_val: 20", "n_vall: 20"), "base.yaml")
+    assert f"{base}:2: dataset.n_vall" in refusal(write(tmp_path, "extends: base.yaml\n"))
+
+
+def test_configs_cannot_extend_each_other(tmp_path: Path) -> None:
+    write(tmp_path, "extends: b.yaml\n", "a.yaml")
+    write(tmp_path, "extends: a.yaml\n", "b.yaml")
+    assert "cannot extend itself" in refusal(tmp_path / "a.yaml")
+
+
+def test_a_missing_base_is_named_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\nextends: nowhere.yaml\n")
+    assert f"{path}:2: extends: no file" in refusal(path)
+
+
+def test_overrides_reach_into_lists(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    config, _ = load_config(
+        path, ["models.0.weights=[random, pretrained]", "dataset.n_train=50", "seed=3"]
+    )
+    assert config.models[0].weights == ("random", "pretrained")
+    assert config.dataset[0].model_dump()["n_train"] == 50
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seed", "write it as key=value"),
+        ("models.3.weights=random", "there is no models[3] to set: it has 1 entries"),
+        ("name.x=1", "name is a single value"),
+        ("seed=q", "--set seed=q: seed: Input should be a valid integer"),
+        ("sed=1", "--set sed=1: sed: unknown key; did you mean 'seed'?"),
+        ("seed=[", "the value is not YAML"),
+    ],
+)
+def test_bad_overrides_name_themselves(tmp_path: Path, override: str, says: str) -> None:
+    assert says in refusal(write(tmp_path, GOOD), override)
+
+
+def test_paths_are_absolute_and_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, GOOD)
+    for given in ("$LAB/IT.h5", "IT.h5"):
+        config, _ = load_config(path, [f"dataset={{kind: nx414, path: {given}}}"])
+        assert config.dataset[0].model_dump()["path"] == str(tmp_path / "IT.h5")
+
+
+def test_every_key_is_described() -> None:
+    from toolkit.config import Section
+
+    sections = [Section]
+    for section in sections:
+        sections += section.__subclasses__()
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"
+
+
+def test_places_survive_a_replaced_mapping(tmp_path: Path) -> None:
+    source = Source.read(write(tmp_path, GOOD), ["dataset={kind: synthetic}"])
+    assert str(source.place(("dataset", "n_train"))).startswith("--set dataset=")

@@ -1,0 +1,357 @@
+"""What a user may write: every key of a sweep's YAML, its type, its default and its meaning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from toolkit.yaml_source import ConfigError, KeyPath, Source, format_key, nearest
+
+# Reports of the field chose alpha between 5 (scaled pixels) and 1.25e7 (unscaled conv1).
+DEFAULT_ALPHAS = tuple(10.0 ** (k / 2) for k in range(17))
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _expand(path: str) -> str:
+    """Absolute path, ``~`` and ``$VARIABLES`` expanded, so that a run can go on from anywhere."""
+    return str(Path(os.path.expandvars(path)).expanduser().absolute())
+
+
+def _expand_checkpoint(weights: str) -> str:
+    return weights if weights in ("pretrained", "random") else _expand(weights)
+
+
+FilePath = Annotated[str, AfterValidator(_expand)]
+Weights = Annotated[str, AfterValidator(_expand_checkpoint)]
+
+
+class Section(BaseModel):
+    """A mapping in the file: unknown keys are refused with the nearest valid name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            unknown = [str(key) for key in value if key not in cls.model_fields]
+            if unknown:
+                raise PydanticCustomError(
+                    "unknown_key",
+                    "{text}",
+                    {"text": _unknown_key_text(unknown[0], cls), "key": unknown[0]},
+                )
+        return value
+
+
+def _unknown_key_text(key: str, section: type[Section]) -> str:
+    near = nearest(key, section.model_fields, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"unknown key; {hint}allowed: {', '.join(section.model_fields)}"
+
+
+class Sizes(Section):
+    """How large a data set is, so that a plan can be made where its files are not."""
+
+    n_neuroids: PositiveInt = Field(description="Number of neuroids (recording sites).")
+    splits: dict[str, PositiveInt] = Field(
+        default_factory=dict, description="Number of stimuli of each split."
+    )
+    n_stimuli: PositiveInt | None = Field(
+        default=None, description="Number of stimuli; the sum of the splits if left out."
+    )
+
+
+class SyntheticDataset(Section):
+    """Rendered objects and simulated neurons of known explainable variance (synthetic)."""
+
+    kind: Literal["synthetic"] = Field(description="Rendered stimuli, simulated neurons.")
+    name: str = Field(default="synthetic", description="Name in the results.")
+    n_train: PositiveInt = Field(default=400, description="Stimuli in the split 'train'.")
+    n_val: PositiveInt = Field(default=100, description="Stimuli in the split 'val'.")
+    n_neuroids: PositiveInt = Field(default=50, description="Simulated neurons.")
+    n_repetitions: PositiveInt = Field(default=6, description="Presentations of each stimulus.")
+    n_categories: Annotated[int, Field(ge=2)] = Field(default=4, description="Object categories.")
+    image_px: Annotated[int, Field(ge=16)] = Field(default=128, description="Image side, pixels.")
+    seed: int | None = Field(
+        default=None, description="Seed of images, tuning and noise; the sweep's if left out."
+    )
+
+
+class Nx414Dataset(Section):
+    """The NX-414 file ``IT_data.h5``: 168 IT sites, images already ImageNet-normalised."""
+
+    kind: Literal["nx414"] = Field(description="The IT_data.h5 layout.")
+    name: str = Field(default="nx414", description="Name in the results.")
+    path: FilePath = Field(description="The HDF5 file.")
+    sizes: Sizes | None = Field(default=None, description="Sizes, for plans without the file.")
+
+
+class FilesDataset(Section):
+    """Image files beside an array or table of responses."""
+
+    kind: Literal["files"] = Field(description="Image files and a response array or table.")
+    name: str = Field(description="Name in the results.")
+    images: FilePath = Field(description="Folder, .zip, or a table with a column of file names.")
+    responses: FilePath = Field(description=".npy, .npz, .csv, .parquet or .zarr.")
+    response_axes: tuple[Literal["stimulus", "neuroid", "repetition"], ...] = Field(
+        default=("stimulus", "neuroid"), description="What each axis of the response array is."
+    )
+    stimulus_table: FilePath | None = Field(
+        default=None,
+        description="CSV or parquet: stimulus_id; filename, object_name, category_name, split.",
+    )
+    neuroid_table: FilePath | None = Field(
+        default=None, description="CSV or parquet: neuroid_id and region, in the array's order."
+    )
+    region: str = Field(default="", description="Region of all neuroids, without a table.")
+    framed: bool = Field(
+        default=False,
+        description="Images show what the network should see: resize them, never crop.",
+    )
+    sizes: Sizes | None = Field(default=None, description="Sizes, for plans without the files.")
+
+
+DatasetConfig = Annotated[
+    SyntheticDataset | Nx414Dataset | FilesDataset, Field(discriminator="kind")
+]
+
+
+class ModelConfig(Section):
+    """One or many networks: every combination of names, weights and seeds."""
+
+    library: Literal["torchvision", "timm", "pixels"] = Field(
+        description="Where the network comes from; 'pixels' is the image itself."
+    )
+    names: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        default=("pixels",), description="Names or patterns such as 'vgg*'."
+    )
+    weights: Annotated[tuple[Weights, ...], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        default=("random",), description="pretrained, random, or the path of a checkpoint."
+    )
+    seeds: Annotated[
+        tuple[int, ...] | None, BeforeValidator(lambda v: v if v is None else _as_list(v))
+    ] = Field(default=None, description="Seeds of random weights; the sweep's seed if left out.")
+    layers: Literal["auto", "all"] | tuple[str, ...] = Field(
+        default="auto", description="auto (stage outputs), all, or names and patterns."
+    )
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers_as_list(cls, value: Any) -> Any:
+        return value if value in ("auto", "all") else _as_list(value)
+
+    @model_validator(mode="after")
+    def _names_are_needed(self) -> ModelConfig:
+        if self.library != "pixels" and self.names == ("pixels",):
+            raise ValueError(f"names is missing: which {self.library} networks?")
+        return self
+
+
+class AlphaGrid(Section):
+    """Logarithmically spaced ridge penalties."""
+
+    min: PositiveFloat = Field(description="Smallest penalty.")
+    max: PositiveFloat = Field(description="Largest penalty.")
+    n: Annotated[int, Field(ge=1)] = Field(description="Number of penalties.")
+
+    def values(self) -> tuple[float, ...]:
+        """Return the grid, smallest first."""
+        if self.n == 1:
+            return (self.min,)
+        ratio = self.max / self.min
+        return tuple(self.min * ratio ** (k / (self.n - 1)) for k in range(self.n))
+
+
+class ReadoutConfig(Section):
+    """How responses are predicted from one layer's features."""
+
+    kind: Literal["ridge", "linear"] = Field(description="Ridge or ordinary least squares.")
+    name: str | None = Field(
+        default=None, description="Name in the results; made from the other keys if left out."
+    )
+    n_components: Annotated[
+        tuple[PositiveInt | None, ...], BeforeValidator(_as_list), Field(min_length=1)
+    ] = Field(default=(None,), description="Principal components first; null for all features.")
+    alphas: tuple[PositiveFloat, ...] | AlphaGrid = Field(
+        default=DEFAULT_ALPHAS, description="Penalties to choose from: a list, or min, max and n."
+    )
+    alpha: Literal["per_neuron", "shared"] = Field(
+        default="per_neuron", description="One penalty for each neuron, or one for all."
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(
+        default=5, description="Cross-validation folds, within the training stimuli, for alpha."
+    )
+
+    @property
+    def alpha_values(self) -> tuple[float, ...]:
+        """The penalties in ascending order."""
+        values = self.alphas.values() if isinstance(self.alphas, AlphaGrid) else self.alphas
+        return tuple(sorted(values))
+
+
+class FixedProtocol(Section):
+    """Fit on one split of the data set, score on another."""
+
+    kind: Literal["fixed"] = Field(default="fixed", description="The data set's own splits.")
+    train: str = Field(default="train", description="Split to fit on.")
+    test: str = Field(default="val", description="Split to score on.")
+
+
+class KFoldProtocol(Section):
+    """Fit on all folds but one, score on that one; scores are averaged over folds."""
+
+    kind: Literal["kfold"] = Field(description="Folds over all stimuli.")
+    n_splits: Annotated[int, Field(ge=2)] = Field(default=5, description="Number of folds.")
+    seed: int | None = Field(
+        default=None, description="Seed of the shuffle; the sweep's if left out."
+    )
+
+
+class ExtractionConfig(Section):
+    """How features are computed; none of it changes the results."""
+
+    batch_size: PositiveInt = Field(default=32, description="Images in one forward pass.")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+
+
+class Resources(Section):
+    """What one job of a stage asks for."""
+
+    cpus: PositiveInt | None = Field(
+        default=None, description="Cores; the machine's, shared by the parallel jobs, if left out."
+    )
+    gpus: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="GPUs; one to extract where the machine has any, if left out."
+    )
+    timeout_min: PositiveInt = Field(default=240, description="Time limit, minutes.")
+
+
+class StageResources(Section):
+    """Resources of each stage's jobs."""
+
+    extract: Resources = Field(default=Resources(), description="Feature extraction.")
+    encode: Resources = Field(default=Resources(), description="Read-outs.")
+
+
+class ExecutorConfig(Section):
+    """Where jobs run."""
+
+    kind: Literal["inprocess", "local"] = Field(
+        default="local", description="In this process, or in processes of this machine."
+    )
+    max_parallel: PositiveInt = Field(
+        default=2, description="Jobs that run at the same time (local)."
+    )
+
+
+class ExcludeRule(Section):
+    """Drops every combination in which all the given fields match (patterns allowed)."""
+
+    dataset: str | None = Field(default=None, description="Name of the data set.")
+    library: str | None = Field(default=None, description="Library of the network.")
+    model: str | None = Field(default=None, description="Name of the network.")
+    weights: str | None = Field(default=None, description="pretrained, random or a path.")
+    layer: str | None = Field(default=None, description="Layer name.")
+    readout: str | None = Field(default=None, description="Readout name, such as pca1000-ridge.")
+
+
+class SweepConfig(Section):
+    """A whole sweep: data sets × networks × layers × readouts."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="Name of the experiment; the run folder is runs/NAME unless --out says other."
+    )
+    seed: int = Field(default=0, description="Seed of everything that names none of its own.")
+    dataset: Annotated[
+        tuple[DatasetConfig, ...], BeforeValidator(_as_list), Field(min_length=1)
+    ] = Field(description="One data set or a list of them.")
+    protocol: Annotated[FixedProtocol | KFoldProtocol, Field(discriminator="kind")] = Field(
+        default=FixedProtocol(), description="Which stimuli are fitted and which are scored."
+    )
+    models: Annotated[tuple[ModelConfig, ...], BeforeValidator(_as_list), Field(min_length=1)] = (
+        Field(description="The networks.")
+    )
+    readouts: Annotated[
+        tuple[ReadoutConfig, ...], BeforeValidator(_as_list), Field(min_length=1)
+    ] = Field(description="The readouts.")
+    exclude: tuple[ExcludeRule, ...] = Field(default=(), description="Combinations to leave out.")
+    extraction: ExtractionConfig = Field(
+        default=ExtractionConfig(), description="How features are computed."
+    )
+    executor: ExecutorConfig = Field(default=ExecutorConfig(), description="Where jobs run.")
+    resources: StageResources = Field(
+        default=StageResources(), description="What jobs of each stage ask for."
+    )
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> tuple[SweepConfig, Source]:
+    """Read and validate a sweep's YAML.
+
+    Parameters
+    ----------
+    path
+        The YAML file; its ``extends`` are relative to it, data paths to the working folder.
+    overrides
+        ``key=value`` texts, the key dotted (``dataset.seed``, ``models.0.weights``).
+
+    Raises
+    ------
+    ConfigError
+        With a line per problem: file, line, key, what is allowed, the nearest valid name.
+    """
+    source = Source.read(path, overrides)
+    try:
+        return SweepConfig.model_validate(source.values), source
+    except ValidationError as error:
+        problems = [_describe(detail, source) for detail in error.errors(include_url=False)]
+        raise ConfigError(list(dict.fromkeys(problems))) from error
+
+
+def _describe(detail: ErrorDetails, source: Source) -> str:
+    path: KeyPath = source.existing(detail["loc"])
+    context = detail.get("ctx", {})
+    if detail["type"] == "unknown_key":
+        return source.problem((*path, context["key"]), context["text"])
+    if detail["type"] == "missing":
+        return source.problem((*path, detail["loc"][-1]), "this key is required")
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return source.problem((*path, "kind"), _describe_kind(detail["input"], context, path))
+    if detail["type"] == "literal_error":
+        allowed = context["expected"].replace("'", "")
+        near = nearest(str(detail["input"]), allowed.replace(" or ", ", ").split(", "), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return source.problem(path, f"{detail['input']!r} is not one of {allowed}{hint}")
+    message = detail["msg"].removeprefix("Value error, ")
+    return source.problem(path, f"{message}, not {detail['input']!r}" if path else message)
+
+
+def _describe_kind(value: Any, context: dict[str, Any], path: KeyPath) -> str:
+    if not isinstance(value, dict):
+        return f"write a mapping with the key 'kind', not {value!r}"
+    section = format_key(path)
+    kinds = {"protocol": ("fixed", "kfold")}.get(section, ("synthetic", "nx414", "files"))
+    if "kind" not in value:
+        return f"this key is required: one of {', '.join(kinds)}"
+    near = nearest(str(value["kind"]), kinds, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"{value['kind']!r} is not one of {', '.join(kinds)}{hint}"

@@ -1,0 +1,565 @@
+"""A laboratory's own files: every layout, every way they can be wrong, and a real recording."""
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from PIL import Image
+
+from toolkit.data import DataError, load, size_of
+
+N_IMAGES, N_NEUROIDS = 6, 4
+IDS = tuple(f"im{i}" for i in range(N_IMAGES))
+
+
+def picture(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, file_format: str = "png") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "images"
+    path.mkdir()
+    for i in range(N_IMAGES):
+        picture(i).save(path / f"im{i}.png")
+    (path / "notes.txt").write_text("no image")
+    (path / ".hidden.png").write_text("no image either")
+    return path
+
+
+@pytest.fixture
+def responses() -> np.ndarray:
+    return np.random.default_rng(9).normal(size=(N_IMAGES, N_NEUROIDS))
+
+
+@pytest.fixture
+def params(tmp_path: Path, folder: Path, responses: np.ndarray) -> dict:
+    np.save(tmp_path / "responses.npy", responses)
+    return {"name": "lab", "images": folder, "responses": tmp_path / "responses.npy"}
+
+
+def table(path: Path, **columns: list) -> Path:
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def assert_refused(params: dict, *words: str, function=load) -> None:
+    with pytest.raises(DataError) as caught:
+        function("files", **params)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def assert_refused_by_both(params: dict, *words: str) -> None:
+    """Config-time validation finds it too."""
+    assert_refused(params, *words)
+    assert_refused(params, *words, function=size_of)
+
+
+# ---- images
+
+
+def test_folder_in_the_order_of_names(params: dict, responses: np.ndarray) -> None:
+    dataset = load("files", **params, region="V4")
+    assert dataset.stimuli.ids == IDS
+    assert not dataset.stimuli.framed
+    for i in range(N_IMAGES):
+        assert dataset.stimuli[i].mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(dataset.stimuli[i]), np.asarray(picture(i)))
+    np.testing.assert_array_equal(dataset.responses, responses)
+    assert dataset.regions == ("V4",) * N_NEUROIDS
+    assert dataset.splits == {}
+    assert load("files", **params, framed=True).stimuli.framed
+    size = size_of("files", **params)
+    assert (size.n_stimuli, size.n_neuroids, size.split_sizes) == (N_IMAGES, N_NEUROIDS, {})
+
+
+def zip_of(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__MACOSX/im0.png", b"resource fork")
+        for file in sorted(folder.glob("im*.png"), reverse=True):
+            archive.write(file, file.name)
+    return path
+
+
+def test_zip_is_the_folder(params: dict, tmp_path: Path) -> None:
+    zipped = {**params, "images": zip_of(params["images"], tmp_path / "images.zip")}
+    from_zip, from_folder = load("files", **zipped), load("files", **params)
+    assert from_zip.stimuli.ids == IDS
+    np.testing.assert_array_equal(np.asarray(from_zip.stimuli[2]), np.asarray(picture(2)))
+    assert from_zip.stimuli.digest() == from_folder.stimuli.digest()
+    copy = pickle.loads(pickle.dumps(from_zip.stimuli))
+    np.testing.assert_array_equal(np.asarray(copy[5]), np.asarray(picture(5)))
+
+
+def test_subfolders_are_part_of_the_id(params: dict, folder: Path) -> None:
+    (folder / "faces").mkdir()
+    (folder / "im3.png").rename(folder / "faces" / "im0.png")
+    assert load("files", **params).stimuli.ids == ("faces/im0", "im0", "im1", "im2", "im4", "im5")
+
+
+def test_digest_follows_content_and_not_the_path(params: dict, folder: Path) -> None:
+    before = load("files", **params).stimuli.digest()
+    assert load("files", **params, framed=True).stimuli.digest() != before
+    moved = folder.rename(folder.parent / "moved")
+    params["images"] = moved
+    assert load("files", **params).stimuli.digest() == before
+    changed = picture(4)
+    changed.putpixel((0, 0), (1, 2, 3))
+    changed.save(moved / "im4.png")
+    assert load("files", **params).stimuli.digest() != before
+
+
+def test_a_damaged_image_loads_and_names_itself_at_access(params: dict, folder: Path) -> None:
+    (folder / "im2.png").write_bytes(encoded(picture(2))[:90])
+    (folder / "im3.png").write_bytes(b"")
+    (folder / "im4.png").write_text("this is not a picture")
+    stimuli = load("files", **params).stimuli
+    stimuli[1]
+    for i in (2, 3, 4):
+        with pytest.raises(DataError, match=rf"im{i}\.png: cannot be read as an image"):
+            stimuli[i]
+    (folder / "im5.png").unlink()
+    with pytest.raises(DataError, match=r"im5\.png: no such file"):
+        stimuli[5]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damage_anywhere_in_a_file_is_a_data_error(params: dict, folder: Path) -> None:
+    """Whatever Pillow raises on flipped bytes, only DataError comes out."""
+    rng = np.random.default_rng(0)
+    stimuli = load("files", **params).stimuli
+    n_refused = 0
+    for file_format in ("png", "jpeg", "tiff", "gif", "bmp", "webp"):
+        intact = encoded(picture(0), file_format)
+        for _ in range(60):
+            damaged = bytearray(intact)
+            for position in rng.integers(0, len(damaged), 4):
+                damaged[position] = rng.integers(256)
+            (folder / "im0.png").write_bytes(bytes(damaged))
+            try:
+                stimuli[0]
+            except DataError:
+                n_refused += 1
+    assert n_refused > 60
+
+
+def test_damage_inside_a_zip_is_noticed(params: dict, tmp_path: Path) -> None:
+    path = zip_of(params["images"], tmp_path / "images.zip")
+    content = bytearray(path.read_bytes())
+    content[content.find(encoded(picture(3))) + 200] ^= 0xFF
+    path.write_bytes(bytes(content))
+    stimuli = load("files", **{**params, "images": path}).stimuli
+    stimuli[2]
+    with pytest.raises(DataError, match=r"images\.zip: im3\.png"):
+        stimuli[3]
+
+
+def save_as(folder: Path, image: Image.Image, name: str = "im0.png") -> None:
+    (folder / "im0.png").unlink()
+    image.save(folder / name)
+
+
+def test_grey_and_palette_become_rgb(params: dict, folder: Path) -> None:
+    grey = picture(0).convert("L")
+    save_as(folder, grey)
+    got = np.asarray(load("files", **params).stimuli[0])
+    np.testing.assert_array_equal(got, np.repeat(np.asarray(grey)[:, :, None], 3, axis=2))
+    palette = picture(0).quantize(16)
+    save_as(folder, palette)
+    got = np.asarray(load("files", **params).stimuli[0])
+    np.testing.assert_array_equal(got, np.asarray(palette.convert("RGB")))
+
+
+def test_sixteen_bit_grey_keeps_its_range(params: dict, folder: Path) -> None:
+    ramp = np.linspace(0, 65535, 99).astype(np.uint16).reshape(9, 11)
+    save_as(folder, Image.fromarray(ramp))
+    got = np.asarray(load("files", **params).stimuli[0])
+    assert got.min() == 0
+    assert got.max() == 255
+    np.testing.assert_allclose(got[:, :, 1], ramp / 257, atol=0.51)
+
+
+def test_transparent_pixels_show_mid_grey(params: dict, folder: Path) -> None:
+    image = picture(0).convert("RGBA")
+    image.putpixel((3, 4), (255, 0, 0, 0))
+    image.putpixel((5, 6), (255, 0, 0, 128))
+    save_as(folder, image)
+    got = load("files", **params).stimuli[0]
+    assert got.getpixel((3, 4)) == (128, 128, 128)
+    assert got.getpixel((0, 0)) == picture(0).getpixel((0, 0))
+    np.testing.assert_allclose(got.getpixel((5, 6)), (192, 64, 64), atol=1)
+
+
+def test_cmyk_becomes_rgb(params: dict, folder: Path) -> None:
+    flat = Image.new("RGB", (32, 32), (200, 30, 60))
+    save_as(folder, flat.convert("CMYK"), "im0.jpg")
+    got = np.asarray(load("files", **params).stimuli[0])
+    np.testing.assert_allclose(got, np.asarray(flat), atol=4)
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.float32), np.full((4, 4), 70000, np.int32)])
+def test_pixels_whose_white_nobody_knows_are_refused(params: dict, folder: Path, pixels) -> None:
+    save_as(folder, Image.fromarray(pixels), "im0.tif")
+    with pytest.raises(DataError, match=r"im0\.tif.*save it as 8-bit"):
+        load("files", **params).stimuli[0]
+
+
+def test_images_that_cannot_be_listed(params: dict, tmp_path: Path) -> None:
+    assert_refused_by_both({**params, "images": tmp_path / "absent"}, "absent", "no such file")
+    (tmp_path / "empty").mkdir()
+    assert_refused_by_both({**params, "images": tmp_path / "empty"}, "empty", "no images")
+    (tmp_path / "text.zip").write_text("not a zip")
+    assert_refused_by_both({**params, "images": tmp_path / "text.zip"}, "text.zip", "readable zip")
+    assert_refused_by_both({**params, "images": params["responses"]}, "folder", ".zip")
+
+
+def test_two_files_of_one_id(params: dict, folder: Path) -> None:
+    picture(0).save(folder / "im0.bmp")
+    assert_refused_by_both(params, "more than once", "'im0'")
+
+
+# ---- stimulus tables
+
+
+def test_table_orders_labels_and_splits(params: dict, tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "stimuli.csv",
+        stimulus_id=["003", "001", "002", "NA", "005", "000"],
+        filename=["im3.png", "im1.png", "im2.png", "im4.png", "im5.png", "im0.png"],
+        object_name=["dog", "cat", "dog", "car", "van", "cat"],
+        category_name=["animal", "animal", "animal", "vehicle", "vehicle", "animal"],
+        split=["val", "train", "test", "train", "train", ""],
+    )
+    dataset = load("files", **params, stimulus_table=path)
+    assert dataset.stimuli.ids == ("003", "001", "002", "NA", "005", "000")
+    np.testing.assert_array_equal(np.asarray(dataset.stimuli[0]), np.asarray(picture(3)))
+    assert dataset.object_names == ("dog", "cat", "dog", "car", "van", "cat")
+    assert dataset.category_names[3] == "vehicle"
+    assert {k: v.tolist() for k, v in dataset.splits.items()} == {
+        "train": [1, 3, 4],
+        "val": [0],
+        "test": [2],
+    }
+    size = size_of("files", **params, stimulus_table=path)
+    assert size.split_sizes == {"train": 3, "val": 1, "test": 1}
+
+    by_name = load("files", **params, stimulus_table=path, image_order="name")
+    assert by_name.stimuli.ids == ("000", "001", "002", "003", "NA", "005")
+    assert by_name.object_names == ("cat", "cat", "dog", "dog", "car", "van")
+    assert by_name.splits["val"].tolist() == [3]
+    np.testing.assert_array_equal(np.asarray(by_name.stimuli[0]), np.asarray(picture(0)))
+    np.testing.assert_array_equal(by_name.responses, dataset.responses)
+
+
+def test_table_as_images(params: dict, folder: Path) -> None:
+    names = [f"images/im{i}.png" for i in reversed(range(N_IMAGES))]
+    path = table(folder.parent / "list.csv", filename=names)
+    dataset = load("files", **{**params, "images": path})
+    assert dataset.stimuli.ids[0] == "images/im5"
+    np.testing.assert_array_equal(np.asarray(dataset.stimuli[0]), np.asarray(picture(5)))
+    parquet = folder.parent / "list.parquet"
+    pd.DataFrame({"filename": names}).to_parquet(parquet)
+    again = load("files", **{**params, "images": parquet})
+    assert again.stimuli.digest() == dataset.stimuli.digest()
+
+
+def test_table_without_filenames_matches_ids(params: dict, tmp_path: Path) -> None:
+    path = table(tmp_path / "s.csv", stimulus_id=list(reversed(IDS)))
+    dataset = load("files", **params, stimulus_table=path)
+    np.testing.assert_array_equal(np.asarray(dataset.stimuli[0]), np.asarray(picture(5)))
+    path = table(tmp_path / "s.csv", stimulus_id=[*IDS[:-1], "im9"])
+    assert_refused_by_both({**params, "stimulus_table": path}, "s.csv", "'im9'", "filename")
+
+
+def test_table_selects_images(params: dict, tmp_path: Path, responses: np.ndarray) -> None:
+    np.save(tmp_path / "two.npy", responses[:2])
+    path = table(tmp_path / "s.csv", filename=["im4.png", "im1.png"])
+    params["responses"] = tmp_path / "two.npy"
+    assert load("files", **params, stimulus_table=path).stimuli.ids == ("im4", "im1")
+
+
+def test_parquet_tables_may_have_an_index_and_nulls(params: dict, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"stimulus_id": IDS, "split": ["train", "val", None, None, None, None]})
+    frame.set_index("stimulus_id").to_parquet(tmp_path / "s.parquet")
+    dataset = load("files", **params, stimulus_table=tmp_path / "s.parquet")
+    assert dataset.stimuli.ids == IDS
+    assert {k: v.tolist() for k, v in dataset.splits.items()} == {"train": [0], "val": [1]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"filename": ["im0.png", "gone.png"]}, ["1 images", "'gone.png'"]),
+        ({"filename": ["im0.png", "im0.png"]}, ["filename", "more than once", "'im0.png'"]),
+        ({"stimulus_id": ["a", "a"], "filename": ["im0.png", "im1.png"]}, ["stimulus_id", "'a'"]),
+        ({"image": ["im0.png"]}, ["no column stimulus_id or filename", "image"]),
+        ({"stimulus_id": ["im0", "im1"], "split": ["train", "vla"]}, ["split 'vla'", "val"]),
+        ({"stimulus_id": ["im0", "im0"], "split": ["train", "val"]}, ["overlap", "'im0'"]),
+        ({"stimulus_id": ["im0", "im1"], "split": ["", ""]}, ["split is empty"]),
+    ],
+)
+def test_tables_that_do_not_fit(params: dict, tmp_path: Path, columns, words) -> None:
+    path = table(tmp_path / "stimuli.csv", **columns)
+    assert_refused_by_both({**params, "stimulus_table": path}, "stimuli.csv", *words)
+
+
+def test_orders_and_tables_that_contradict(params: dict, tmp_path: Path) -> None:
+    path = table(tmp_path / "s.csv", stimulus_id=list(IDS))
+    assert_refused_by_both({**params, "image_order": "date"}, "'date'", "'name' or 'table'")
+    assert_refused_by_both({**params, "image_order": "table"}, "no stimulus_table")
+    assert_refused_by_both({**params, "images": path, "stimulus_table": path}, "a table already")
+    assert_refused_by_both({**params, "stimulus_table": tmp_path / "no.csv"}, "no.csv", "no such")
+    (tmp_path / "bad.parquet").write_text("text")
+    assert_refused_by_both({**params, "stimulus_table": tmp_path / "bad.parquet"}, "readable")
+
+
+# ---- response arrays
+
+
+def padded_repetitions(responses: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(1).normal(size=(*responses.shape, 5))
+    repetitions = responses[:, :, None] + noise
+    repetitions[:, :, 3:][noise[:, :, 3:] > 0] = np.nan
+    return repetitions
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        ["stimulus", "neuroid", "repetition"],
+        ["neuroid", "stimulus", "repetition"],
+        ["repetition", "neuroid", "stimulus"],
+        ["repetition", "stimulus", "neuroid"],
+    ],
+)
+@pytest.mark.parametrize("suffix", ["npy", "npz", "zarr"])
+def test_axes_in_any_order_from_any_array(params, tmp_path, responses, axes, suffix) -> None:
+    repetitions = padded_repetitions(responses)
+    order = [("stimulus", "neuroid", "repetition").index(axis) for axis in axes]
+    stored = repetitions.transpose(order)
+    path = tmp_path / f"r.{suffix}"
+    if suffix == "npy":
+        np.save(path, stored)
+    elif suffix == "npz":
+        np.savez_compressed(path, responses=stored, other=np.zeros(3))
+    else:
+        zarr.create_array(path, data=stored, chunks=(2, 2, 2))
+    params.update(responses=path, response_axes=axes)
+    dataset = load("files", **params)
+    np.testing.assert_array_equal(dataset.repetitions, repetitions)
+    np.testing.assert_allclose(dataset.responses, np.nanmean(repetitions, axis=2), rtol=1e-12)
+    size = size_of("files", **params)
+    assert (size.n_stimuli, size.n_neuroids) == (N_IMAGES, N_NEUROIDS)
+
+
+def test_two_axes_and_whole_numbers(params: dict, tmp_path: Path) -> None:
+    counts = np.arange(N_IMAGES * N_NEUROIDS, dtype=np.int16).reshape(N_NEUROIDS, N_IMAGES)
+    np.save(tmp_path / "counts.npy", counts)
+    params.update(responses=tmp_path / "counts.npy", response_axes=["neuroid", "stimulus"])
+    dataset = load("files", **params)
+    np.testing.assert_array_equal(dataset.responses, counts.T)
+    assert dataset.responses.dtype == np.float64
+    assert dataset.repetitions is None
+
+
+def test_a_neuron_that_never_saw_an_image_is_named(params, tmp_path, responses) -> None:
+    repetitions = padded_repetitions(responses)
+    repetitions[4, 2] = np.nan
+    np.save(tmp_path / "r.npy", repetitions)
+    params.update(responses=tmp_path / "r.npy", response_axes=["stimulus", "neuroid", "repetition"])
+    assert_refused(params, "r.npy", "1 of 24", "'neuroid-002'", "'im4'", "at least one")
+
+
+def test_responses_digest_follows_one_response(params: dict, responses: np.ndarray) -> None:
+    before = load("files", **params).responses_digest()
+    moved = params["responses"].rename(params["responses"].with_name("moved.npy"))
+    params["responses"] = moved
+    assert load("files", **params).responses_digest() == before
+    responses[3, 3] += 1e-12
+    np.save(moved, responses)
+    assert load("files", **params).responses_digest() != before
+
+
+def test_lengths_that_differ_are_both_said(params: dict, tmp_path: Path) -> None:
+    np.save(tmp_path / "r.npy", np.zeros((5, N_NEUROIDS)))
+    params["responses"] = tmp_path / "r.npy"
+    assert_refused_by_both(params, "r.npy", "5 stimuli", "6 images")
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        (["stimulus"], ["must name stimulus and neuroid"]),
+        (["stimulus", "neuron"], ["'neuron'", "neuroid"]),
+        (["stimulus", "stimulus", "neuroid"], ["each once"]),
+        (["stimulus", "neuroid", "repetition"], ["(6, 4)", "2 axes", "3"]),
+    ],
+)
+def test_axes_that_do_not_fit(params: dict, axes: list[str], words: list[str]) -> None:
+    assert_refused_by_both({**params, "response_axes": axes}, "responses.npy", *words)
+
+
+def test_response_files_that_cannot_be_read(params: dict, tmp_path: Path) -> None:
+    def refused(path: Path, *words: str) -> None:
+        assert_refused_by_both({**params, "responses": path}, path.name, *words)
+
+    refused(tmp_path / "absent.npy", "no such file")
+    for suffix in ("npy", "npz", "parquet"):
+        path = tmp_path / f"text.{suffix}"
+        path.write_text("not responses")
+        refused(path, "not a readable")
+    (tmp_path / "latin.csv").write_bytes("stimulus_id,é\n".encode("latin-1"))
+    refused(tmp_path / "latin.csv", "not a readable")
+    (tmp_path / "r.mat").write_text("x")
+    refused(tmp_path / "r.mat", ".npy", ".zarr", ".csv")
+    (tmp_path / "empty.zarr").mkdir()
+    refused(tmp_path / "empty.zarr", "zarr")
+    np.savez(tmp_path / "two.npz", a=np.zeros((6, 4)), b=np.zeros((6, 4)))
+    refused(tmp_path / "two.npz", "arrays a, b", "'responses'")
+    np.savez(tmp_path / "hurt.npz", r=np.ones((6, 4)))
+    content = (tmp_path / "hurt.npz").read_bytes()
+    (tmp_path / "hurt.npz").write_bytes(content.replace(np.ones(9).tobytes(), bytes(72)))
+    assert_refused({**params, "responses": tmp_path / "hurt.npz"}, "hurt.npz", "not a readable")
+    np.save(tmp_path / "objects.npy", np.array([{}] * 24).reshape(6, 4))
+    refused(tmp_path / "objects.npy", "not a readable")
+    np.save(tmp_path / "complex.npy", np.zeros((6, 4), complex))
+    assert_refused({**params, "responses": tmp_path / "complex.npy"}, "complex128")
+
+
+def test_size_reads_neither_images_nor_arrays(params, tmp_path, folder) -> None:
+    """The array is 19 GB of a sparse file, and the images are empty files."""
+    for file in folder.glob("im*.png"):
+        file.write_bytes(b"")
+    sparse = np.lib.format.open_memmap(
+        tmp_path / "large.npy", mode="w+", dtype=np.float64, shape=(6, 4, 10**8)
+    )
+    del sparse
+    params["responses"] = tmp_path / "large.npy"
+    params["response_axes"] = ["stimulus", "neuroid", "repetition"]
+    assert size_of("files", **params).n_neuroids == N_NEUROIDS
+
+
+# ---- response and neuroid tables
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_response_table_is_matched_by_id(params, tmp_path, responses, suffix) -> None:
+    frame = pd.DataFrame(responses, columns=["u1", "u2", "u3", "u4"])
+    frame.insert(2, "stimulus_id", IDS)
+    frame = frame.iloc[[4, 2, 0, 1, 5, 3]]
+    path = tmp_path / f"r.{suffix}"
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    params["responses"] = path
+    neuroids = table(
+        tmp_path / "n.csv", neuroid_id=["u2", "u1", "u4", "u3"], region=["NA", "V4", "IT", "IT"]
+    )
+    dataset = load("files", **params, neuroid_table=neuroids)
+    np.testing.assert_allclose(dataset.responses, responses, rtol=1e-15)
+    assert dataset.neuroid_ids == ("u1", "u2", "u3", "u4")
+    assert dataset.regions == ("V4", "NA", "IT", "IT")
+    size = size_of("files", **params, neuroid_table=neuroids)
+    assert (size.n_stimuli, size.n_neuroids) == (N_IMAGES, N_NEUROIDS)
+
+
+def test_numeric_ids_keep_their_leading_zeros(params: dict, folder: Path, tmp_path: Path) -> None:
+    for i in range(N_IMAGES):
+        (folder / f"im{i}.png").rename(folder / f"00{i}.png")
+    params["responses"] = table(
+        tmp_path / "r.csv", stimulus_id=[f"00{i}" for i in range(6)], u1=list(range(6))
+    )
+    np.testing.assert_array_equal(load("files", **params).responses[:, 0], range(6))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stimulus_id,u1\nim0,1\nim1,2\nim9,3\n", ["no image", "'im9'"]),
+        ("stimulus_id,u1\nim0,1\nim1,2\n", ["2 rows for 6 images", "'im2'"]),
+        ("stimulus_id,u1\nim0,1\nim0,2\n", ["stimulus_id", "more than once", "'im0'"]),
+        ("image,u1\nim0,1\n", ["no column stimulus_id", "image"]),
+        ("stimulus_id,u1,u1\nim0,1,2\n", ["column", "more than once", "'u1'"]),
+        ("", ["no column stimulus_id"]),
+    ],
+)
+def test_response_tables_that_do_not_fit(params: dict, tmp_path: Path, text, words) -> None:
+    (tmp_path / "r.csv").write_text(text)
+    assert_refused({**params, "responses": tmp_path / "r.csv"}, "r.csv", *words)
+
+
+def test_empty_and_textual_cells(params: dict, tmp_path: Path) -> None:
+    path = table(tmp_path / "r.csv", stimulus_id=list(IDS), u1=[1, 2, 3, None, 5, 6])
+    assert_refused({**params, "responses": path}, "r.csv", "'u1'", "'im3'")
+    path = table(tmp_path / "r.csv", stimulus_id=list(IDS), u1=[1, 2, "high", 4, 5, 6])
+    assert_refused({**params, "responses": path}, "not numbers", "u1")
+
+
+def test_parquet_length_is_known_beforehand(params: dict, tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    pd.DataFrame({"stimulus_id": IDS[:4], "u1": range(4)}).to_parquet(path)
+    assert_refused_by_both({**params, "responses": path}, "4 stimuli", "6 images")
+
+
+def test_neuroid_table_of_an_array(params: dict, tmp_path: Path) -> None:
+    path = table(tmp_path / "n.csv", neuroid_id=[7, 5, 6, 8], region=["IT", "IT", "V4", "V4"])
+    dataset = load("files", **params, neuroid_table=path)
+    assert dataset.neuroid_ids == ("7", "5", "6", "8")
+    assert dataset.regions == ("IT", "IT", "V4", "V4")
+    assert_refused_by_both({**params, "neuroid_table": path, "region": "IT"}, "region='IT'")
+    path = table(tmp_path / "n.csv", neuroid_id=[1, 2, 3, 4])
+    assert load("files", **params, neuroid_table=path, region="V4").regions == ("V4",) * 4
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [([1, 2, 3], ["3 neuroids", "has 4"]), ([1, 2, 2, 3], ["neuroid id", "'2'"])],
+)
+def test_neuroid_tables_that_do_not_fit(params: dict, tmp_path: Path, ids, words) -> None:
+    path = table(tmp_path / "n.csv", neuroid_id=ids)
+    assert_refused_by_both({**params, "neuroid_table": path}, "n.csv", *words)
+    path = table(tmp_path / "n.csv", unit=[1])
+    assert_refused_by_both({**params, "neuroid_table": path}, "no column neuroid_id", "unit")
+
+
+def test_neuroid_table_that_names_other_columns(params: dict, tmp_path: Path) -> None:
+    params["responses"] = table(tmp_path / "r.csv", stimulus_id=list(IDS), u1=list(range(6)))
+    path = table(tmp_path / "n.csv", neuroid_id=["u2"])
+    assert_refused_by_both({**params, "neuroid_table": path}, "'u1'", "'u2'", "differ")
+
+
+# ---- a real recording
+
+
+def test_v4_recording(shared_data: Path) -> None:
+    folder = shared_data / "v4_cowley2023"
+    params = {
+        "name": "v4-cowley2023",
+        "images": folder / "images_210325.zip",
+        "responses": folder / "raw_210325.npy",
+        "response_axes": ["neuroid", "stimulus", "repetition"],
+        "region": "V4",
+    }
+    size = size_of("files", **params)
+    assert (size.n_stimuli, size.n_neuroids) == (640, 50)
+    dataset = load("files", **params)
+    assert dataset.responses.shape == (640, 50)
+    assert dataset.repetitions.shape == (640, 50, 10)
+    average = np.load(folder / "avg_210325.npy").T
+    np.testing.assert_allclose(dataset.responses, average, rtol=1e-12)
+    assert dataset.stimuli.ids[0] == "image0001"
+    assert dataset.stimuli.ids[-1] == "image0640"
+    assert dataset.stimuli[639].size == (112, 112)
+    assert set(dataset.regions) == {"V4"}
+    assert len(dataset.stimuli.digest()) == 64

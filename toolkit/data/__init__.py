@@ -1,0 +1,66 @@
+"""Images and neural responses, from any source, as one :class:`NeuralDataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.data import files, nx414, synthetic
+from toolkit.data.dataset import DatasetSize, NeuralDataset
+from toolkit.data.errors import DataError
+from toolkit.data.stimuli import Stimuli
+
+__all__ = [
+    "KINDS",
+    "DataError",
+    "DatasetSize",
+    "Kind",
+    "NeuralDataset",
+    "Stimuli",
+    "load",
+    "size_of",
+]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of source: how to load it, and how to know its size beforehand."""
+
+    load: Callable[..., NeuralDataset]
+    size_of: Callable[..., DatasetSize]
+
+
+KINDS = {
+    "synthetic": Kind(synthetic.load, synthetic.size_of),
+    "nx414": Kind(nx414.load, nx414.size_of),
+    "files": Kind(files.load, files.size_of),
+}
+
+
+def load(kind: str, **params: Any) -> NeuralDataset:
+    """Load a data set; ``params`` are those of the kind's own ``load``.
+
+    Raises
+    ------
+    DataError
+        If there is no such kind, or its files or parameters are wrong.
+    """
+    return _kind(kind).load(**params)
+
+
+def size_of(kind: str, **params: Any) -> DatasetSize:
+    """Size of what :func:`load` would give, from file headers only.
+
+    Raises
+    ------
+    DataError
+        If there is no such kind, or its files or parameters are wrong.
+    """
+    return _kind(kind).size_of(**params)
+
+
+def _kind(name: str) -> Kind:
+    if name not in KINDS:
+        raise DataError(f"unknown kind of data set {name!r}; use one of {', '.join(KINDS)}")
+    return KINDS[name]

@@ -1,0 +1,100 @@
+"""The headline: each model's best layer."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_MODEL_KEYS = ["experiment", "dataset", "region", "library", "model", "weights", "seed", "readout"]
+
+
+class _Shown(NamedTuple):
+    column: str
+    heading: str
+    number_format: str | None = None
+
+
+_SHOWN = (
+    _Shown("model", "model"),
+    _Shown("weights", "weights"),
+    _Shown("layer", "layer"),
+    _Shown("readout", "readout"),
+    _Shown("ev_mean", "EV", ".3f"),
+    _Shown("r_mean", "r", ".3f"),
+    _Shown("ceiling_median", "ceiling", ".3f"),
+    _Shown("ceiled_median_2026", "ceiled r² (2026)", ".3f"),
+    _Shown("n_neurons", "neurons", ".0f"),
+)
+
+
+def best_layers(results: pd.DataFrame) -> pd.DataFrame:
+    """The layer with the highest mean r of every model, with all columns of ``results``.
+
+    A model is one combination of experiment, data set, region, library, name, weights, seed and
+    read-out. Of layers with equal mean r the first wins; a model without any score has no row.
+    Models keep the order of their first row.
+    """
+    scored = results[results["r_mean"].notna()].reset_index(drop=True)
+    best = scored.groupby(_MODEL_KEYS, sort=False, dropna=False)["r_mean"].idxmax()
+    return scored.loc[best.to_numpy()].reset_index(drop=True)
+
+
+def print_best(results: pd.DataFrame, console: Console) -> None:
+    """Print :func:`best_layers`, one table per experiment, data set and region.
+
+    EV and r are means over neurons, the ceiling and the ceiled r² come from medians.
+    On a terminal it is a table folded to the console's width; otherwise plain aligned lines.
+    """
+    best = best_layers(results)
+    if best.empty:
+        console.print("No scores yet.")
+        return
+    for key, group in best.groupby(["experiment", "dataset", "region"], sort=False, dropna=False):
+        title = " · ".join(part for part in map(_text, key) if part)
+        if console.is_terminal:
+            console.print(_rich_table(_cells(group), title))
+        else:
+            _print_plain(_cells(group), title, console)
+
+
+def _cells(best: pd.DataFrame) -> pd.DataFrame:
+    weights = [
+        f"random, seed {seed}" if weights == "random" else PurePath(weights).name
+        for weights, seed in zip(best["weights"], best["seed"], strict=True)
+    ]
+    shown = best.assign(weights=weights)
+    return pd.DataFrame(
+        {s.heading: [_text(value, s.number_format) for value in shown[s.column]] for s in _SHOWN}
+    )
+
+
+def _text(value: Any, number_format: str | None = None) -> str:
+    if pd.isna(value):
+        return "–" if number_format else ""
+    return format(value, number_format or "")
+
+
+def _rich_table(cells: pd.DataFrame, title: str) -> Table:
+    table = Table(
+        title=escape(title), title_justify="left", box=None, padding=(0, 1), pad_edge=False
+    )
+    for shown in _SHOWN:
+        table.add_column(
+            shown.heading.replace(" (", "\n("),
+            justify="right" if shown.number_format else "left",
+            no_wrap=shown.number_format is not None,
+            overflow="fold",
+        )
+    for row in cells.itertuples(index=False):
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _print_plain(cells: pd.DataFrame, title: str, console: Console) -> None:
+    lines = f"{title}\n{cells.to_string(index=False)}"
+    console.print(lines, markup=False, highlight=False, soft_wrap=True)

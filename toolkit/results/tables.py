@@ -1,0 +1,200 @@
+"""All results of a run in two tables: one row per planned task, one row per neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from toolkit.atomic import atomic_path
+from toolkit.results.columns import (
+    IDENTITY_COLUMNS,
+    NEURON_COLUMNS,
+    RESULT_COLUMNS,
+    SCORE_COLUMNS,
+    names,
+    schema,
+)
+from toolkit.results.errors import ResultError
+from toolkit.results.scores import read_score_table, summary_row
+from toolkit.task import TaskState
+
+RESULTS_FILE = "results.parquet"
+NEURONS_FILE = "neurons.parquet"
+
+# Threads hide the latency of a network file system; on a local disk one would be as fast.
+_N_READERS = 8
+# Tasks held in memory at once, and the tasks of one row group of neurons.parquet.
+_BATCH_TASKS = 512
+
+_NO_NEURONS = schema(SCORE_COLUMNS).empty_table()
+_TASK_NAMES = tuple(name for name in names(NEURON_COLUMNS) if name not in names(SCORE_COLUMNS))
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """One planned encode task and where it stands.
+
+    Parameters
+    ----------
+    task_id
+        Id of the task; its result is ``<task_id>.parquet``.
+    status
+        A value of :class:`toolkit.task.TaskState`.
+    identity
+        A value for each of :data:`~toolkit.results.columns.IDENTITY_COLUMNS`.
+    error_class, error_message
+        What stopped the task, if something did.
+
+    Raises
+    ------
+    ValueError
+        If the status is no task state or the identity's keys are not the identity columns.
+    """
+
+    task_id: str
+    status: str
+    identity: dict[str, Any]
+    error_class: str | None = None
+    error_message: str | None = None
+
+    def __post_init__(self) -> None:
+        TaskState(self.status)
+        expected = set(names(IDENTITY_COLUMNS))
+        if set(self.identity) != expected:
+            raise ValueError(
+                f"{self.task_id}: the identity lacks {sorted(expected - set(self.identity))} and "
+                f"has the unknown {sorted(set(self.identity) - expected)}"
+            )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The two tables of a run, as :func:`collect` wrote them."""
+
+    results: pd.DataFrame
+    neurons: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Collected:
+    row: PlannedRow
+    summary: dict[str, Any]
+    neurons: pa.Table
+
+
+def collect(rows: Sequence[PlannedRow], results_folder: Path, out: Path) -> pd.DataFrame:
+    """Write ``results.parquet`` and ``neurons.parquet`` from whatever is there by now.
+
+    Both keep the order of ``rows``. A task that is ``done`` but whose file cannot be read becomes
+    ``failed`` with ``error_class`` ``bad_result``, so that one damaged file spoils one row.
+    Memory holds one batch of tasks, not all neurons.
+
+    Parameters
+    ----------
+    rows
+        Every planned encode task.
+    results_folder
+        Folder of the tasks' result files.
+    out
+        Existing folder for the two tables; each is replaced atomically.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The content of ``results.parquet``, one row per planned task.
+    """
+    results_schema, neurons_schema = schema(RESULT_COLUMNS), schema(NEURON_COLUMNS)
+    results: list[dict[str, Any]] = []
+    with (
+        atomic_path(out / NEURONS_FILE) as neurons_path,
+        pq.ParquetWriter(neurons_path, neurons_schema, compression="zstd") as writer,
+    ):
+        for batch in _read_batches(rows, results_folder):
+            results += [_result_row(collected) for collected in batch]
+            writer.write_table(_neuron_table(batch, neurons_schema))
+    table = pa.Table.from_pylist(results, schema=results_schema)
+    with atomic_path(out / RESULTS_FILE) as results_path:
+        pq.write_table(table, results_path, compression="zstd")
+    return table.to_pandas()
+
+
+def load(run_folder: str | Path) -> Tables:
+    """Read the two tables of a run.
+
+    Raises
+    ------
+    ResultError
+        If a table is missing (nobody collected yet) or damaged.
+    """
+    folder = Path(run_folder)
+    return Tables(
+        results=_read_table(folder / RESULTS_FILE), neurons=_read_table(folder / NEURONS_FILE)
+    )
+
+
+def _read_batches(rows: Sequence[PlannedRow], folder: Path) -> Iterator[list[_Collected]]:
+    with ThreadPoolExecutor(_N_READERS) as readers:
+        for start in range(0, len(rows), _BATCH_TASKS):
+            batch = rows[start : start + _BATCH_TASKS]
+            yield list(readers.map(_read, batch, [folder] * len(batch)))
+
+
+def _read(row: PlannedRow, folder: Path) -> _Collected:
+    if row.status != TaskState.DONE:
+        return _Collected(row, {}, _NO_NEURONS)
+    path = folder / f"{row.task_id}.parquet"
+    try:
+        neurons, summary = read_score_table(path)
+        return _Collected(row, summary_row(summary, source=path), neurons)
+    except ResultError as error:
+        failed = replace(
+            row,
+            status=TaskState.FAILED.value,
+            error_class=error.error_class,
+            error_message=str(error),
+        )
+        return _Collected(failed, {}, _NO_NEURONS)
+
+
+def _result_row(collected: _Collected) -> dict[str, Any]:
+    row = collected.row
+    return {
+        "task_id": row.task_id,
+        "status": row.status,
+        "error_class": row.error_class,
+        "error_message": row.error_message,
+        **row.identity,
+        **collected.summary,
+    }
+
+
+def _neuron_table(batch: Sequence[_Collected], target: pa.Schema) -> pa.Table:
+    """The neurons of a batch, each row preceded by the identity of its task."""
+    neurons = pa.concat_tables([c.neurons.replace_schema_metadata(None) for c in batch])
+    tasks = pa.Table.from_pylist(
+        [{"task_id": c.row.task_id, **c.row.identity} for c in batch],
+        schema=pa.schema(target.field(name) for name in _TASK_NAMES),
+    )
+    task_of_neuron = np.repeat(np.arange(len(batch)), [c.neurons.num_rows for c in batch])
+    tasks = tasks.take(pa.array(task_of_neuron))
+    columns = [(tasks if name in _TASK_NAMES else neurons).column(name) for name in target.names]
+    return pa.Table.from_arrays(columns, schema=target)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pq.read_table(path).to_pandas()
+    except FileNotFoundError as error:
+        raise ResultError(f"{path}: no such table; collect the run's results first") from error
+    except (OSError, pa.ArrowException) as error:
+        raise ResultError(
+            f"{path}: not a complete Parquet file ({error}); collect the run's results again"
+        ) from error

@@ -1,0 +1,268 @@
+"""The real download code against a server on this machine."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.models import ModelSpec, WeightsUnavailableError, load_network
+from toolkit.models.architecture import torchvision_weights
+from toolkit.models.download import download, hash_prefix_of
+
+HUB_ID = "timm/test_resnet.r160_in1k"
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+class Server:
+    """Serves ``files`` (path to bytes), with an ETag per path where one is given."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.etags: dict[str, str] = {}
+        self.announced_bytes: dict[str, int] = {}
+        self.requests: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.respond(with_body=False)
+
+            def do_GET(self) -> None:
+                self.respond(with_body=True)
+
+            def respond(self, with_body: bool) -> None:
+                outer.requests.append(f"{self.command} {self.path}")
+                content = outer.files.get(self.path)
+                if content is None:
+                    self.send_response(404)
+                    self.send_header("X-Error-Code", "EntryNotFound")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(200)
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{outer.etags.get(self.path, "none")}"')
+                n_bytes = outer.announced_bytes.get(self.path, len(content))
+                self.send_header("Content-Length", str(n_bytes))
+                self.end_headers()
+                if with_body:
+                    self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def squeezenet_file(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("made") / "squeezenet.pth"
+    spec = ModelSpec("torchvision", "squeezenet1_1", seed=7)
+    torch.save(load_network(spec).module.state_dict(), path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def pretrained(server, squeezenet_file, tmp_path, monkeypatch) -> ModelSpec:
+    """SqueezeNet whose official address is the local server, with an empty torch cache."""
+    digest = hashlib.sha256(squeezenet_file).hexdigest()
+    path = f"/models/squeezenet1_1-{digest[:8]}.pth"
+    server.files[path] = squeezenet_file
+    weights = torchvision_weights("squeezenet1_1").value
+    monkeypatch.setattr(weights, "url", server.url + path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return ModelSpec("torchvision", "squeezenet1_1", "pretrained")
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def with_another_last_byte(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def test_good_file_is_fetched_once_and_loaded(pretrained, server, tmp_path):
+    expected = load_network(ModelSpec("torchvision", "squeezenet1_1", seed=7)).module.state_dict()
+    for _ in range(2):
+        loaded = load_network(pretrained).module.state_dict()
+        assert all(torch.equal(loaded[key], expected[key]) for key in expected)
+    assert len(server.requests) == 1
+    [cached] = files_under(tmp_path)
+    assert cached.parent == tmp_path / "torch" / "hub" / "checkpoints"
+
+
+def test_wrong_hash_is_refused_and_leaves_no_file(pretrained, server, tmp_path):
+    [path] = server.files
+    server.files[path] = with_another_last_byte(server.files[path])
+    with pytest.raises(WeightsUnavailableError, match=f"{hash_prefix_of(path)}: refused"):
+        load_network(pretrained)
+    assert files_under(tmp_path) == []
+
+
+def test_broken_transfer_is_an_error_and_leaves_no_file(pretrained, server, tmp_path):
+    [path] = server.files
+    server.announced_bytes[path] = len(server.files[path])
+    server.files[path] = server.files[path][:1000]
+    with pytest.raises(WeightsUnavailableError, match="could not be fetched"):
+        load_network(pretrained)
+    assert files_under(tmp_path) == []
+
+
+def test_damaged_file_in_the_cache_is_fetched_again(pretrained, server, tmp_path):
+    load_network(pretrained)
+    [cached] = files_under(tmp_path)
+    good = cached.read_bytes()
+    cached.write_bytes(good[:5000])
+    load_network(pretrained)
+    assert cached.read_bytes() == good
+
+
+def test_without_a_server_the_error_says_what_to_do_and_comes_fast(pretrained, server, tmp_path):
+    server.stop()
+    start_s = time.perf_counter()
+    with pytest.raises(WeightsUnavailableError) as raised:
+        load_network(pretrained)
+    assert time.perf_counter() - start_s < 5
+    [path] = server.files
+    message = str(raised.value)
+    assert server.url + path in message
+    assert str(tmp_path / "torch/hub/checkpoints" / Path(path).name) in message
+    assert "TORCH_HOME" in message
+    assert "weights: /path/to/file.pth" in message
+    assert files_under(tmp_path) == []
+
+
+def test_file_put_where_the_error_says_is_used(pretrained, server, squeezenet_file, tmp_path):
+    server.stop()
+    folder = tmp_path / "torch/hub/checkpoints"
+    folder.mkdir(parents=True)
+    [path] = server.files
+    (folder / Path(path).name).write_bytes(squeezenet_file)
+    load_network(pretrained)
+
+
+def test_missing_file_on_the_server(server, tmp_path):
+    with pytest.raises(WeightsUnavailableError, match="404"):
+        download(f"{server.url}/none-00000000.pth", tmp_path / "cache", "00000000")
+    assert files_under(tmp_path) == []
+
+
+def test_many_at_once_all_get_the_file(server, tmp_path):
+    content = bytes(range(256)) * 4096
+    server.files["/a.bin"] = content
+    digest = hashlib.sha256(content).hexdigest()
+    found: list[bytes] = []
+
+    def fetch() -> None:
+        found.append(download(f"{server.url}/a.bin", tmp_path, digest).read_bytes())
+
+    threads = [threading.Thread(target=fetch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [content] * 8
+    assert files_under(tmp_path) == [tmp_path / "a.bin"]
+
+
+@pytest.mark.parametrize(
+    ("url", "prefix"),
+    [
+        ("https://download.pytorch.org/models/resnet50-11ad3fa6.pth", "11ad3fa6"),
+        ("https://download.pytorch.org/models/a-b/vit_h_14_swag-80465313.pth?x=1", "80465313"),
+        ("https://dl.fbaipublicfiles.com/ijepa/IN1K-vit.h.14-300e.pth.tar", ""),
+    ],
+)
+def test_hash_in_a_file_name(url, prefix):
+    assert hash_prefix_of(url) == prefix
+
+
+HUB_CODE = """
+import json, sys, time
+import torch
+from toolkit.models import ModelSpec, WeightsUnavailableError, load_network
+start_s = time.perf_counter()
+try:
+    network = load_network(ModelSpec("timm", "test_resnet.r160_in1k", "pretrained"))
+    result = {"sum": float(sum(p.double().sum() for p in network.module.parameters()))}
+except WeightsUnavailableError as error:
+    result = {"error": str(error)}
+print(json.dumps({**result, "wall_s": time.perf_counter() - start_s}))
+"""
+
+
+def load_from_hub(endpoint: str, hf_home: Path) -> dict:
+    """In a fresh process: the hub's client reads its environment when it is imported."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(hf_home)}
+    environment.pop("HF_HUB_OFFLINE", None)
+    environment.pop("HF_HUB_CACHE", None)
+    finished = subprocess.run(
+        [sys.executable, "-c", HUB_CODE], env=environment, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def hub(server, tmp_path) -> Server:
+    safetensors = pytest.importorskip("safetensors.torch")
+    state = load_network(ModelSpec("timm", "test_resnet", seed=7)).module.state_dict()
+    safetensors.save_file(state, tmp_path / "made.safetensors")
+    path = f"/{HUB_ID}/resolve/main/model.safetensors"
+    server.files[path] = (tmp_path / "made.safetensors").read_bytes()
+    server.etags[path] = hashlib.sha256(server.files[path]).hexdigest()
+    return server
+
+
+def test_hub_file_is_fetched_once_and_loaded_without_a_network_later(hub, tmp_path):
+    network = load_network(ModelSpec("timm", "test_resnet", seed=7)).module
+    expected = float(sum(p.double().sum() for p in network.parameters()))
+    assert load_from_hub(hub.url, tmp_path / "hf")["sum"] == expected
+    hub.stop()
+    again = load_from_hub(hub.url, tmp_path / "hf")
+    assert again["sum"] == expected
+    assert again["wall_s"] < 15
+
+
+def test_hub_file_with_a_wrong_hash_is_refused_and_not_kept(hub, tmp_path):
+    [path] = hub.files
+    hub.files[path] = with_another_last_byte(hub.files[path])
+    assert "refused" in load_from_hub(hub.url, tmp_path / "hf")["error"]
+    assert not list((tmp_path / "hf").rglob("*.safetensors"))
+
+
+def test_without_the_hub_the_error_says_what_to_do_and_comes_fast(hub, tmp_path):
+    hub.stop()
+    result = load_from_hub(hub.url, tmp_path / "hf")
+    for part in (
+        HUB_ID,
+        "model.safetensors",
+        "HF_HOME",
+        str(tmp_path / "hf" / "hub"),
+        "models--timm--test_resnet.r160_in1k",
+        "weights: /path/to/model.safetensors",
+    ):
+        assert part in result["error"]
+    assert result["wall_s"] < 15  # most of it is importing torch and timm

@@ -1,0 +1,57 @@
+"""Networks by name, with the preprocessing that belongs to their weights, and their layers.
+
+Importing this room imports neither torch nor a network library; its functions do when they are
+first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from toolkit.models.names import match_names, model_names
+from toolkit.models.selection import select_layers
+from toolkit.models.spec import (
+    LayerInfo,
+    ModelError,
+    ModelSpec,
+    WeightsUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from toolkit.models.layers import output_tensor, trace_layers
+    from toolkit.models.network import Network, load_network, weights_digest
+    from toolkit.models.preprocessing import Preprocessing, preprocessing_of
+
+_TORCH_MODULES = {
+    "output_tensor": "layers",
+    "trace_layers": "layers",
+    "Network": "network",
+    "load_network": "network",
+    "weights_digest": "network",
+    "Preprocessing": "preprocessing",
+    "preprocessing_of": "preprocessing",
+}
+
+__all__ = [
+    "LayerInfo",
+    "ModelError",
+    "ModelSpec",
+    "Network",
+    "Preprocessing",
+    "WeightsUnavailableError",
+    "load_network",
+    "match_names",
+    "model_names",
+    "output_tensor",
+    "preprocessing_of",
+    "select_layers",
+    "trace_layers",
+    "weights_digest",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TORCH_MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_TORCH_MODULES[name]}"), name)

@@ -1,0 +1,149 @@
+"""Fetch a weights file over the network, with its hash checked, or say quickly what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlparse
+
+from toolkit.models.spec import WeightsUnavailableError
+
+TIMEOUT_S = 10.0
+_CHUNK_BYTES = 1 << 20
+
+# The files timm's hub repositories hold their weights in, in its order of preference.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def torch_cache() -> Path:
+    """Where torch keeps downloaded checkpoints: ``$TORCH_HOME/hub/checkpoints``."""
+    import torch.hub
+
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def hash_prefix_of(url: str) -> str:
+    """First digits of the SHA-256 that torch's file names carry (``resnet50-11ad3fa6.pth``)."""
+    found = re.search(r"-([a-f0-9]{8,})\.", Path(urlparse(url).path).name)
+    return found.group(1) if found else ""
+
+
+def download(url: str, folder: Path, sha256_prefix: str) -> Path:
+    """The file of ``url`` in ``folder``, fetched unless it is already there with the right hash.
+
+    Unlike ``torch.hub.download_url_to_file`` it gives up on a silent server after
+    :data:`TIMEOUT_S` seconds and checks files found in the cache. The file appears in one step:
+    many tasks may fetch it at once, and a broken transfer leaves nothing behind.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If it cannot be fetched, or has another hash.
+    """
+    target = folder / Path(urlparse(url).path).name
+    if target.is_file() and file_sha256(target).startswith(sha256_prefix):
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = _fetch(url, folder)
+    except (OSError, HTTPException) as error:
+        raise WeightsUnavailableError(
+            f"{target.name} could not be fetched from {url}: {error}. Put the file at {target} "
+            "(TORCH_HOME moves that folder), or write weights: /path/to/file.pth"
+        ) from error
+    found = file_sha256(partial)
+    if not found.startswith(sha256_prefix):
+        partial.unlink()
+        raise WeightsUnavailableError(
+            f"{url} gave a file with SHA-256 {found}, which does not begin with "
+            f"{sha256_prefix}: refused. Something between here and there changes downloads; get "
+            f"the file elsewhere and put it at {target}, or write weights: /path/to/file.pth"
+        )
+    partial.replace(target)
+    return target
+
+
+def _fetch(url: str, folder: Path) -> Path:
+    descriptor, name = tempfile.mkstemp(suffix=".partial", dir=folder)
+    partial = Path(name)
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as file,
+            urllib.request.urlopen(url, timeout=TIMEOUT_S) as response,
+        ):
+            expected_bytes = response.headers.get("Content-Length")
+            while chunk := response.read(_CHUNK_BYTES):
+                file.write(chunk)
+            if expected_bytes is not None and file.tell() != int(expected_bytes):
+                raise OSError(f"the connection broke after {file.tell()} of {expected_bytes} bytes")
+    except BaseException:
+        partial.unlink()
+        raise
+    partial.chmod(0o644)
+    return partial
+
+
+def download_from_hub(hub_id: str) -> Path:
+    """The weights file of a Hugging Face repository, from its cache or over the network.
+
+    The hub's client waits about 20 s per file where there is no network; one request
+    without retries decides here whether it is worth asking it.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If it is neither cached nor reachable, or has another hash than the hub says.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    for name in _HUB_FILES:
+        cached = try_to_load_from_cache(hub_id, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        return _fetch_from_hub(hub_id)
+    except Exception as error:  # the client's errors have no base class in common over its versions
+        folder = f"models--{hub_id.replace('/', '--')}"
+        raise WeightsUnavailableError(
+            f"{' or '.join(_HUB_FILES)} of the Hugging Face repository {hub_id} could not be "
+            f"fetched from {constants.ENDPOINT}: {error}. Copy the folder {folder} from the cache "
+            f"of a machine that has it into {constants.HF_HUB_CACHE} (HF_HOME moves that folder), "
+            "or write weights: /path/to/model.safetensors"
+        ) from error
+
+
+def _fetch_from_hub(hub_id: str) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for name in _HUB_FILES:
+        try:
+            about = get_hf_file_metadata(hf_hub_url(hub_id, name), timeout=TIMEOUT_S)
+        except EntryNotFoundError:
+            continue
+        path = Path(hf_hub_download(hub_id, name))
+        _require_hub_hash(path, about.etag or "")
+        return path
+    raise FileNotFoundError("the repository has no such file")
+
+
+def _require_hub_hash(path: Path, etag: str) -> None:
+    """Refuse a large file whose content is not its ETag, which is its SHA-256 on the hub."""
+    if not re.fullmatch("[0-9a-f]{64}", etag):
+        return
+    found = file_sha256(path)
+    if found != etag:
+        path.resolve().unlink()
+        path.unlink()
+        raise OSError(f"the file has SHA-256 {found}, not {etag}: refused")

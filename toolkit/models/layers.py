@@ -1,0 +1,122 @@
+"""Which layers a network has, in which order, and how large their outputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from toolkit.models.architecture import build
+from toolkit.models.preprocessing import preprocessing_of
+from toolkit.models.spec import LayerInfo, ModelError, ModelSpec
+
+# Not a size that windows, heads or stacked projections have, so that a first axis of this
+# length is the batch.
+_META_BATCH = 7
+_CPU_BATCH = 2
+
+_ALLOCATORS = (torch.empty, torch.zeros, torch.ones)
+
+
+def output_tensor(output: Any) -> torch.Tensor | None:
+    """The tensor that stands for a module's output: the first floating one found in it.
+
+    Tuples, lists and mappings are searched in order, depth first. ``None`` if there is none.
+
+    The next module may change the tensor in place (``ReLU(inplace=True)``, ``out += identity``):
+    a forward hook has to copy what it keeps before it returns.
+    """
+    if isinstance(output, torch.Tensor):
+        return output if output.is_floating_point() else None
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return next((t for t in map(output_tensor, output) if t is not None), None)
+    return None
+
+
+def trace_layers(spec: ModelSpec) -> list[LayerInfo]:
+    """Every module whose output is one row per image, in the order in which they finish.
+
+    The network is built and run on the meta device, without weights or arithmetic. One that
+    cannot run there runs once on the CPU with random weights.
+
+    A module that is called several times (the ReLU of a residual block) counts once, with its last
+    call: its shape, and its place in the order. A module whose output holds no floating tensor
+    (:func:`output_tensor`), or one whose first axis is not the batch (windows folded into the
+    batch, sequence-first transformers), is left out, and so is the whole network.
+
+    Raises
+    ------
+    ModelError
+        If the network does not exist, or runs on neither device.
+    """
+    return list(_trace(ModelSpec(spec.library, spec.name)))
+
+
+@lru_cache(maxsize=256)
+def _trace(spec: ModelSpec) -> tuple[LayerInfo, ...]:
+    height, width = preprocessing_of(spec).input_px
+    try:
+        outputs = _trace_on(spec, (_META_BATCH, 3, height, width), "meta")
+    except Exception:  # whatever a network does that has no meta implementation
+        try:
+            outputs = _trace_on(spec, (_CPU_BATCH, 3, height, width), "cpu")
+        except Exception as error:
+            raise ModelError(
+                f"{spec.library} network {spec.name!r} does not run on an image of "
+                f"{height} x {width} px: {type(error).__name__}: {error}"
+            ) from error
+    return tuple(
+        LayerInfo(name, shape, index, kind)
+        for index, (name, (shape, kind)) in enumerate(outputs.items())
+    )
+
+
+def _trace_on(
+    spec: ModelSpec, input_shape: tuple[int, ...], device: str
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Run the untrained network once; shape and class by name, in the order of last finishing."""
+    outputs: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def recorder(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs.pop(name, None)
+            tensor = output_tensor(output)
+            if tensor is not None and tensor.shape[:1] == input_shape[:1] and tensor.numel():
+                outputs[name] = tuple(tensor.shape[1:]), type(module).__name__
+
+        return record
+
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        with _WeightsOn(device):
+            network = build(spec).eval().to(device)
+        for name, module in network.named_modules():
+            if name:
+                module.register_forward_hook(recorder(name))
+        with torch.device(device):
+            network(torch.zeros(input_shape))
+    return outputs
+
+
+class _WeightsOn(TorchFunctionMode):
+    """Allocate weights on a device; leave the arithmetic that decides their sizes on the CPU.
+
+    ``torch.device("meta")`` moves that arithmetic too, and RegNet's then has no numbers to use.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if func in _ALLOCATORS:
+            options = {**options, "device": self.device}
+        return func(*args, **options)

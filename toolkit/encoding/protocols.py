@@ -1,0 +1,89 @@
+"""Which images a read-out is fitted on and which it is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import KFold
+
+from toolkit.encoding.errors import ProtocolError
+
+Split = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+def outer_splits(
+    protocol: Mapping[str, Any],
+    *,
+    n_stimuli: int,
+    splits: Mapping[str, NDArray[np.integer]],
+    object_names: Sequence[str] | None,
+) -> list[Split]:
+    """Pairs of (training, test) row numbers.
+
+    Parameters
+    ----------
+    protocol
+        ``{"kind": "fixed", "train": "train", "test": "val"}``: the data set's own splits of these
+        names. ``{"kind": "kfold", "n_splits": 5, "seed": 0}``: scikit-learn's ``KFold`` over all
+        images, shuffled with this seed; every image is tested once.
+    n_stimuli
+        Number of images.
+    splits
+        The data set's own splits, name to row numbers.
+    object_names
+        Object of each image, for protocols that stratify by it; the two above do not.
+
+    Raises
+    ------
+    ProtocolError
+        If the kind is unknown, a named split does not exist, or there are fewer images than folds.
+    """
+    kind = protocol.get("kind")
+    if kind == "fixed":
+        return [(_named(splits, protocol["train"]), _named(splits, protocol["test"]))]
+    if kind == "kfold":
+        n_splits = protocol["n_splits"]
+        if not 2 <= n_splits <= n_stimuli:
+            raise ProtocolError(
+                f"protocol: n_splits is {n_splits}, but {n_stimuli} images can be cut into "
+                f"2 to {n_stimuli} folds"
+            )
+        folds = KFold(n_splits, shuffle=True, random_state=protocol["seed"])
+        return list(folds.split(np.arange(n_stimuli)))
+    raise ProtocolError(f"protocol: kind is {kind!r}; write 'fixed' or 'kfold'")
+
+
+def check_split(train: NDArray[np.integer], test: NDArray[np.integer], n_stimuli: int) -> None:
+    """Refuse a split that scores an image it was fitted on, or repeats or lacks images.
+
+    Raises
+    ------
+    ProtocolError
+        Saying which of these it is.
+    """
+    both = np.concatenate([train, test])
+    if len(train) < 2 or len(test) < 2:
+        raise ProtocolError(
+            f"{len(train)} training and {len(test)} test images: each needs at least two"
+        )
+    if both.min() < 0 or both.max() >= n_stimuli:
+        raise ProtocolError(
+            f"row numbers run from {both.min()} to {both.max()}, but there are {n_stimuli} images"
+        )
+    shared = np.intersect1d(train, test)
+    if len(shared):
+        raise ProtocolError(
+            f"{len(shared)} image(s) are in both training and test, the first is row {shared[0]}"
+        )
+    if len(np.unique(both)) < len(both):
+        raise ProtocolError("a row number appears twice within training or within test")
+
+
+def _named(splits: Mapping[str, NDArray[np.integer]], name: str) -> NDArray[np.intp]:
+    if name not in splits:
+        known = ", ".join(sorted(splits)) or "none: use kind 'kfold'"
+        raise ProtocolError(f"protocol: the data set has no split {name!r}; it has {known}")
+    return np.asarray(splits[name], dtype=np.intp)

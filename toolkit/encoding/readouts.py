@@ -1,0 +1,281 @@
+"""Read-outs fitted on one layer's Gram matrix and scored on images they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+from dask.system import CPU_COUNT
+from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import KFold
+from threadpoolctl import threadpool_limits
+
+from toolkit.encoding.components import PrincipalComponents, principal_components
+from toolkit.encoding.errors import FeaturesError, ProtocolError, ReadoutError, ResponsesError
+from toolkit.encoding.protocols import Split, check_split
+from toolkit.encoding.ridge import (
+    alpha_per_neuron,
+    kfold_squared_errors,
+    leave_one_out_squared_errors,
+    ridge_weights,
+    shared_alpha,
+)
+from toolkit.metrics import explained_variance, is_constant, mse, pearson_r, r2
+
+ReadoutKind = Literal["ridge", "linear"]
+
+# Brain-Score's protocol has ten splits; ten decompositions of 2,900 images are .7 GB.
+_DECOMPOSITIONS_KEPT = 10
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How responses are predicted from a layer.
+
+    Attributes
+    ----------
+    kind
+        ``"ridge"``, or ``"linear"``: least squares of minimum norm.
+    n_components
+        Principal components of the training features that are kept, at most n_train − 1; a layer
+        of lower rank gives what it has. None: all of them, which is ridge or least squares on the
+        features themselves.
+    alphas
+        Ridge: penalties to choose from, increasing, in squared units of the unscaled features.
+        Linear: empty.
+    alpha_per_neuron
+        Ridge: a penalty for each neuron, the least out-of-fold squared error; or one for all, the
+        highest out-of-fold R² averaged over neurons.
+    n_folds
+        Ridge: folds of the training images on which penalties are compared; None for leave-one-out.
+        The components are those of all training images.
+    seed
+        Ridge: of the shuffle before the folds are cut.
+
+    Raises
+    ------
+    ReadoutError
+        If a value is out of range; which one, and what to write instead.
+    """
+
+    kind: ReadoutKind
+    n_components: int | None = None
+    alphas: tuple[float, ...] = ()
+    alpha_per_neuron: bool = True
+    n_folds: int | None = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ReadoutKind):
+            raise ReadoutError(f"kind is {self.kind!r}; write one of {get_args(ReadoutKind)}")
+        if self.n_components is not None and self.n_components < 1:
+            raise ReadoutError(f"n_components is {self.n_components}; write 1 or more, or None")
+        if self.n_folds is not None and self.n_folds < 2:
+            raise ReadoutError(
+                f"n_folds is {self.n_folds}; write 2 or more, or None for leave-one-out"
+            )
+        if self.kind == "linear" and self.alphas:
+            raise ReadoutError("alphas are given, but kind linear has no penalty: leave them empty")
+        if self.kind == "ridge":
+            _check_grid(self.alphas)
+
+
+@dataclass(frozen=True)
+class ReadoutScores:
+    """Scores on the test images of each split; NaN where a neuron has none.
+
+    Attributes
+    ----------
+    ev, r, r2, mse
+        (n_splits, n_neurons) float64, as in :mod:`toolkit.metrics`.
+    alpha
+        Penalty used, (n_splits, n_neurons); 0 for kind linear, NaN where no penalty matters (a
+        neuron of zero training variance, a constant layer).
+    alpha_at_edge
+        (n_splits, n_neurons): the penalty is the first or last of a grid of several, so a better
+        one may lie outside.
+    n_components
+        Components used, (n_splits,) int.
+    n_train, n_test
+        Images, (n_splits,) int.
+    """
+
+    ev: NDArray[np.float64]
+    r: NDArray[np.float64]
+    r2: NDArray[np.float64]
+    mse: NDArray[np.float64]
+    alpha: NDArray[np.float64]
+    alpha_at_edge: NDArray[np.bool_]
+    n_components: NDArray[np.intp]
+    n_train: NDArray[np.intp]
+    n_test: NDArray[np.intp]
+
+
+class LayerEncoder:
+    """Read-outs of one layer; the components of a training set are computed once for all of them.
+
+    Where a layer is constant over the training images there is nothing to fit: every prediction is
+    the training mean, so EV is 0 and r is NaN.
+
+    Parameters
+    ----------
+    gram
+        Gram matrix of the layer over all images, (n_stimuli, n_stimuli), from
+        :func:`toolkit.encoding.gram_matrix`. It is not changed.
+    responses
+        (n_stimuli, n_neurons), in the same order of images.
+    n_threads
+        Cores that may be used; by default those this process may run on.
+
+    Raises
+    ------
+    FeaturesError
+        If the Gram matrix is not square or holds NaN or infinity.
+    ResponsesError
+        If the responses have another number of images, or hold NaN or infinity.
+    """
+
+    def __init__(
+        self, gram: ArrayLike, responses: ArrayLike, *, n_threads: int = CPU_COUNT
+    ) -> None:
+        self._gram = np.asarray(gram, dtype=np.float64)
+        self._responses = np.asarray(responses, dtype=np.float64)
+        _check_gram(self._gram)
+        _check_responses(self._responses, n_stimuli=len(self._gram))
+        self._n_threads = n_threads
+        self._components_of = lru_cache(_DECOMPOSITIONS_KEPT)(self._decompose)
+
+    def score(self, readout: Readout, splits: Sequence[Split]) -> ReadoutScores:
+        """Fit on the training images of each split and score its test images.
+
+        Raises
+        ------
+        ProtocolError
+            If there is no split, or one shares images between training and test, or repeats
+            or lacks images.
+        ReadoutError
+            If there are too few training images for the components or folds asked for, or a
+            penalty is too small for this layer.
+        """
+        if not splits:
+            raise ProtocolError("there is no split to score: give at least one (train, test) pair")
+        with threadpool_limits(self._n_threads, user_api="blas"):
+            per_split = [self._score_split(readout, train, test) for train, test in splits]
+        return ReadoutScores(
+            **{name: np.array([row[name] for row in per_split]) for name in per_split[0]}
+        )
+
+    def components(self, train: NDArray[np.integer]) -> PrincipalComponents:
+        """All principal components of these training images, from the cache where it has them."""
+        return self._components_of(np.asarray(train, dtype=np.intp).tobytes())
+
+    def _decompose(self, train_bytes: bytes) -> PrincipalComponents:
+        train = np.frombuffer(train_bytes, dtype=np.intp)
+        return principal_components(self._gram[np.ix_(train, train)])
+
+    def _score_split(
+        self, readout: Readout, train: NDArray[np.integer], test: NDArray[np.integer]
+    ) -> dict[str, Any]:
+        check_split(train, test, len(self._gram))
+        _check_enough_images(readout, len(train))
+        components = self.components(train).leading(readout.n_components)
+        y_train, y_test = self._responses[train], self._responses[test]
+
+        alpha = _alpha(readout, components, y_train, self._n_threads)
+        weights = ridge_weights(components, y_train, np.nan_to_num(alpha))
+        scores = components.project(self._gram[np.ix_(test, train)])
+        prediction = scores @ weights + y_train.mean(axis=0)
+        return {
+            "ev": explained_variance(y_test, prediction),
+            "r": pearson_r(y_test, prediction),
+            "r2": r2(y_test, prediction),
+            "mse": mse(y_test, prediction),
+            "alpha": alpha,
+            "alpha_at_edge": _at_edge(alpha, readout.alphas),
+            "n_components": components.n_components,
+            "n_train": len(train),
+            "n_test": len(test),
+        }
+
+
+def _alpha(
+    readout: Readout,
+    components: PrincipalComponents,
+    responses: NDArray[np.float64],
+    n_threads: int,
+) -> NDArray[np.float64]:
+    """The penalty of each neuron, (n_neurons,); NaN where none matters."""
+    n_train, n_neurons = responses.shape
+    if readout.kind == "linear":
+        return np.zeros(n_neurons)
+    if components.n_components == 0:
+        return np.full(n_neurons, np.nan)
+    alphas = np.array(readout.alphas)
+    if len(alphas) == 1:
+        return np.where(is_constant(responses), np.nan, alphas)
+    if readout.n_folds is None:
+        errors = leave_one_out_squared_errors(components, responses, alphas)
+    else:
+        folds = KFold(readout.n_folds, shuffle=True, random_state=readout.seed)
+        held_out = [fold for _, fold in folds.split(np.arange(n_train))]
+        errors = kfold_squared_errors(components, responses, alphas, held_out, n_threads=n_threads)
+    choose = alpha_per_neuron if readout.alpha_per_neuron else shared_alpha
+    return choose(errors, alphas, responses)
+
+
+def _at_edge(alpha: NDArray[np.float64], alphas: tuple[float, ...]) -> NDArray[np.bool_]:
+    if len(alphas) < 2:
+        return np.zeros(len(alpha), dtype=bool)
+    return (alpha == alphas[0]) | (alpha == alphas[-1])
+
+
+def _check_grid(alphas: tuple[float, ...]) -> None:
+    if not alphas:
+        raise ReadoutError("alphas are empty; write at least one, e.g. 1, 10, …, 1e8 as a grid")
+    if not (np.isfinite(alphas).all() and min(alphas) > 0):
+        raise ReadoutError(
+            f"alphas {alphas} must be positive and finite; for no penalty write kind: linear"
+        )
+    if np.any(np.diff(alphas) <= 0):
+        raise ReadoutError(f"alphas {alphas} must increase; sort them and leave out repeats")
+
+
+def _check_enough_images(readout: Readout, n_train: int) -> None:
+    if readout.n_components is not None and readout.n_components > n_train - 1:
+        raise ReadoutError(
+            f"n_components is {readout.n_components}, but {n_train} training images have at most "
+            f"{n_train - 1} components; write at most that, or None for all"
+        )
+    if readout.kind == "ridge" and readout.n_folds is not None and readout.n_folds > n_train:
+        raise ReadoutError(
+            f"n_folds is {readout.n_folds}, but there are {n_train} training images; write fewer, "
+            "or None for leave-one-out"
+        )
+
+
+def _check_gram(gram: NDArray[np.float64]) -> None:
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
+        raise FeaturesError(f"the Gram matrix has shape {gram.shape}: it must be square")
+    if not np.isfinite(gram).all():
+        row, column = np.argwhere(~np.isfinite(gram))[0]
+        raise FeaturesError(
+            f"the Gram matrix is not finite at row {row}, column {column}: "
+            "remove its file and encode the layer again"
+        )
+
+
+def _check_responses(responses: NDArray[np.float64], n_stimuli: int) -> None:
+    if responses.ndim != 2 or len(responses) != n_stimuli:
+        raise ResponsesError(
+            f"responses have shape {responses.shape}, but the Gram matrix is of {n_stimuli} "
+            "images: give (n_stimuli, n_neurons)"
+        )
+    if not np.isfinite(responses).all():
+        row, neuron = np.argwhere(~np.isfinite(responses))[0]
+        raise ResponsesError(
+            f"{(~np.isfinite(responses)).sum()} response(s) are NaN or infinite, the first at "
+            f"image {row}, neuron {neuron}: leave these images or neurons out of the data set"
+        )

@@ -1,0 +1,36 @@
+"""Pure functions of arrays: scores of predictions, ceilings, and how they are averaged."""
+
+from toolkit.metrics.aggregate import (
+    Summary,
+    ceiled_2018,
+    ceiled_2026,
+    median_over_neurons,
+    summarise,
+)
+from toolkit.metrics.errors import MetricError
+from toolkit.metrics.regression import (
+    explained_variance,
+    is_constant,
+    mse,
+    pearson_r,
+    pearson_r_pairwise,
+    r2,
+)
+from toolkit.metrics.reliability import spearman_brown, split_half_ceiling
+
+__all__ = [
+    "MetricError",
+    "Summary",
+    "ceiled_2018",
+    "ceiled_2026",
+    "explained_variance",
+    "is_constant",
+    "median_over_neurons",
+    "mse",
+    "pearson_r",
+    "pearson_r_pairwise",
+    "r2",
+    "spearman_brown",
+    "split_half_ceiling",
+    "summarise",
+]

@@ -1,0 +1,256 @@
+import pickle
+import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import zarr
+
+from toolkit.features.errors import DamagedChunkError, FeatureError, FeatureStorageError
+from toolkit.features.store import FeatureStore
+from toolkit.models import LayerInfo
+
+LAYERS = (LayerInfo("conv", (5, 61, 67), 2), LayerInfo("block.0.pool", (7,), 4))
+IDS = tuple(f"synthetic/bild-{i:03d} ü" for i in range(70))
+PROVENANCE = {"model": "stand-in", "seed": 3, "input_px": (16, 16)}
+
+
+def create(path, layers=LAYERS, ids=IDS, provenance=PROVENANCE):
+    return FeatureStore.create(path, layers=layers, stimulus_ids=ids, provenance=provenance)
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    return {x.name: rng.standard_normal((70, x.n_features), np.float32) for x in LAYERS}
+
+
+def write(store, block, features):
+    store.write_block(block, {name: values[store.rows(block)] for name, values in features.items()})
+
+
+@pytest.fixture
+def finished(tmp_path, features):
+    store = create(tmp_path / "extract-1.zarr")
+    for block in store.missing_blocks():
+        write(store, block, features)
+    return store
+
+
+def test_blocks_are_recorded_one_by_one(tmp_path, features):
+    store = create(tmp_path / "new" / "s.zarr")
+    assert store.missing_blocks() == [0, 1, 2]
+    write(store, 2, features)
+    assert store.missing_blocks() == [0, 1]
+    assert store.n_written_stimuli == 6
+    write(store, 0, features)
+    again = create(tmp_path / "new" / "s.zarr")
+    assert again.missing_blocks() == FeatureStore.open(store.path).missing_blocks() == [1]
+    with pytest.raises(FeatureError, match="1 of 3 row blocks are missing"):
+        again.read("conv", slice(0, 5))
+    write(again, 1, features)
+    assert store.missing_blocks() == []
+    for name, values in features.items():
+        np.testing.assert_array_equal(again.read(name, slice(None)), values)
+
+
+@pytest.mark.parametrize("columns", [(0, 1), (10_000, 20_435), (10_217, 10_219), (20_434, 20_435)])
+def test_any_columns_can_be_read(finished, features, columns):
+    found = finished.read("conv", slice(*columns))
+    np.testing.assert_array_equal(found, features["conv"][:, slice(*columns)])
+
+
+@pytest.mark.parametrize("max_bytes", [1, 5_000_000, 10**9])
+def test_column_blocks_cover_a_layer_within_their_bytes(finished, features, max_bytes):
+    slices = finished.column_blocks("conv", max_bytes)
+    parts = [finished.read("conv", columns) for columns in slices]
+    np.testing.assert_array_equal(np.hstack(parts), features["conv"])
+    width = finished.array("conv").chunks[1]
+    assert all(columns.start % width == 0 for columns in slices)
+    assert all(part.base.nbytes <= max(max_bytes, 96 * width * 4) for part in parts)
+    assert len(slices) == (1 if max_bytes == 10**9 else 2)
+
+
+def test_plain_zarr_reads_it(finished, features):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group = zarr.open_group(finished.path, mode="r")
+        members = dict(group.members())
+    assert set(members) == {"conv", "block.0.pool", "stimulus"}
+    assert group.attrs["provenance"]["seed"] == 3
+    assert tuple(group["stimulus"][:]) == IDS
+    array = members["conv"]
+    assert array.metadata.zarr_format == 3
+    assert array.metadata.dimension_names == ("stimulus", "conv.feature")
+    assert (array.attrs["layer_shape"], array.attrs["layer_index"]) == ([5, 61, 67], 2)
+    np.testing.assert_array_equal(array[:], features["conv"])
+    np.testing.assert_array_equal(
+        finished.array("block.0.pool")[40:], features["block.0.pool"][40:]
+    )
+
+
+def test_xarray_reads_it(finished, features):
+    xarray = pytest.importorskip("xarray")
+    dataset = xarray.open_zarr(finished.path)
+    one = dataset["conv"].sel(stimulus=IDS[33])
+    np.testing.assert_array_equal(one.values, features["conv"][33])
+
+
+def test_reopened_and_pickled_stores_know_everything(finished, features):
+    for store in (FeatureStore.open(finished.path), pickle.loads(pickle.dumps(finished))):
+        assert store.layers == LAYERS
+        assert store.layer_names == ("conv", "block.0.pool")
+        assert store.stimulus_ids == IDS
+        assert store.n_stimuli == 70
+        assert store.provenance == {"model": "stand-in", "seed": 3, "input_px": [16, 16]}
+        np.testing.assert_array_equal(store.read("conv", slice(3, 9)), features["conv"][:, 3:9])
+
+
+def test_threads_read_at_once(finished, features):
+    starts = range(0, 20_000, 500)
+    with ThreadPoolExecutor(8) as pool:
+        parts = pool.map(lambda start: finished.read("conv", slice(start, start + 500)), starts)
+        np.testing.assert_array_equal(np.hstack(list(parts)), features["conv"][:, :20_000])
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "one bit":
+        path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+    elif how == "zeros":
+        path.write_bytes(bytes(len(content)))
+    else:
+        path.write_bytes(content[: {"cut": 4000, "empty": 0}[how]])
+
+
+# (2, 1) is padded both ways, so that reading it covers the chunk only partly.
+@pytest.mark.parametrize("chunk", [(0, 0), (1, 1), (2, 0), (2, 1)])
+@pytest.mark.parametrize("how", ["missing", "one bit", "zeros", "cut", "empty"])
+def test_a_damaged_chunk_is_named_and_can_be_rebuilt(finished, features, chunk, how):
+    path = finished.path / "conv" / "c" / str(chunk[0]) / str(chunk[1])
+    damage(path, how)
+    store = FeatureStore.open(finished.path)
+    with pytest.raises(DamagedChunkError) as caught:
+        store.read("conv", slice(None))
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert error.error_class == "damaged_features"
+    assert (error.layer, error.blocks, error.paths) == ("conv", (chunk[0],), (path,))
+    assert str(path) in str(error)
+
+    width = store.array("conv").chunks[1]
+    sound = slice((1 - chunk[1]) * width, min((2 - chunk[1]) * width, 20_435))
+    np.testing.assert_array_equal(store.read("conv", sound), features["conv"][:, sound])
+
+    store.forget_block(chunk[0])
+    assert store.missing_blocks() == [chunk[0]]
+    write(store, chunk[0], features)
+    np.testing.assert_array_equal(store.read("conv", slice(None)), features["conv"])
+
+
+def test_every_damaged_row_block_is_named(finished):
+    damage(finished.path / "conv/c/0/1", "one bit")
+    damage(finished.path / "conv/c/2/0", "missing")
+    with pytest.raises(DamagedChunkError) as caught:
+        finished.read("conv", slice(None))
+    assert caught.value.blocks == (0, 2)
+
+
+def test_plain_zarr_never_reads_a_missing_chunk_as_zero(finished):
+    damage(finished.path / "conv/c/1/0", "missing")
+    values = finished.array("conv")[:]
+    assert np.isnan(values[32:64, :5000]).all()
+    assert not (values == 0).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, features, bad):
+    store = create(tmp_path / "s.zarr")
+    features["block.0.pool"][[33, 40], 3] = bad
+    with pytest.raises(FeatureError, match=r"'block\.0\.pool' gave NaN or infinity") as caught:
+        write(store, 1, features)
+    assert IDS[33] in str(caught.value) and IDS[40] in str(caught.value)
+    assert IDS[34] not in str(caught.value)
+    assert store.missing_blocks() == [0, 1, 2]
+    assert not (store.path / "conv" / "c").exists()
+
+
+def test_large_finite_values_are_kept(tmp_path, features):
+    features["conv"][:] = np.finfo(np.float32).max
+    store = create(tmp_path / "s.zarr")
+    write(store, 0, features)
+    assert store.missing_blocks() == [1, 2]
+
+
+def test_blocks_must_fit(tmp_path, features):
+    store = create(tmp_path / "s.zarr")
+    with pytest.raises(
+        FeatureError, match=r"'conv': features must be float32 of shape \(32, 20435"
+    ):
+        store.write_block(0, {**features, "conv": features["conv"][:31]})
+    with pytest.raises(FeatureError, match="float64"):
+        store.write_block(0, {name: values[:32].astype(float) for name, values in features.items()})
+    with pytest.raises(FeatureError, match=r"'block.0.pool'.*not None"):
+        store.write_block(0, {"conv": features["conv"][:32]})
+    with pytest.raises(FeatureError, match="row blocks 0 to 2, not 3"):
+        store.forget_block(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": LAYERS[:1]}, "also has layers block.0.pool"),
+        ({"layers": (*LAYERS, LayerInfo("fc", (3,), 9))}, "has no layers fc"),
+        ({"layers": (LAYERS[0], LayerInfo("block.0.pool", (8,), 4))}, r"shape \(7,\) at index 4"),
+        ({"ids": IDS[:-1]}, "has 70 stimuli, not 69"),
+        ({"ids": (*IDS[:-1], "other")}, "stimulus 69 is .*, not 'other'"),
+        ({"provenance": {**PROVENANCE, "seed": 4}}, "provenance 'seed' is 3, not 4"),
+        ({"provenance": {**PROVENANCE, "torch": "9"}}, "provenance 'torch' is None, not '9'"),
+    ],
+)
+def test_other_content_is_refused_and_the_difference_named(finished, change, message):
+    with pytest.raises(FeatureError, match=message):
+        create(finished.path, **change)
+    assert create(finished.path).missing_blocks() == []
+
+
+def test_names_are_unique_and_there(tmp_path):
+    with pytest.raises(FeatureError, match="stimulus id repeats: a"):
+        create(tmp_path / "s.zarr", ids=("a", "b", "a"))
+    with pytest.raises(FeatureError, match="layer repeats: conv"):
+        create(tmp_path / "s.zarr", layers=(LAYERS[0], LAYERS[0]))
+    with pytest.raises(FeatureError, match="at least one layer"):
+        create(tmp_path / "s.zarr", layers=())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_creation_that_was_stopped_leaves_no_store(tmp_path):
+    (tmp_path / "s.zarr.partial" / "conv").mkdir(parents=True)
+    with pytest.raises(FeatureError, match=r"no feature store at .*s\.zarr"):
+        FeatureStore.open(tmp_path / "s.zarr")
+    assert create(tmp_path / "s.zarr").missing_blocks() == [0, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_an_unreadable_record_means_that_nothing_is_written(finished):
+    (finished.path / "progress.json").write_text('{"written_bl')
+    assert finished.missing_blocks() == [0, 1, 2]
+
+
+def test_unknown_layers_and_steps(finished):
+    with pytest.raises(FeatureError, match=r"no layer 'fc'; its layers are conv, block\.0\.pool"):
+        finished.read("fc", slice(0, 1))
+    with pytest.raises(FeatureError, match="steps of 1"):
+        finished.read("conv", slice(0, 10, 2))
+
+
+def test_room_is_asked_for_before_it_is_taken(tmp_path):
+    store = create(tmp_path / "s.zarr", layers=(LayerInfo("huge", (10**14,), 0),))
+    with pytest.raises(FeatureStorageError) as caught:
+        store.require_space()
+    free_gb = shutil.disk_usage(tmp_path).free / 1e9
+    words = str(caught.value).split()
+    assert float(words[words.index("take") + 1]) == pytest.approx(96 * 4e14 / 1e9, rel=1e-3)
+    assert float(words[words.index("and") + 1]) == pytest.approx(free_gb, rel=0.05)

@@ -1,0 +1,138 @@
+"""Making a store on disk, and what differs when one that is there was made for other content."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.errors import ZarrUserWarning
+
+from toolkit.features import layout
+from toolkit.features.errors import FeatureError, listed
+from toolkit.models import LayerInfo
+
+# Measured on SqueezeNet features of photographs (half zeros), 4 cores, zarrs pipeline: half the
+# bytes at .6 of the uncompressed write rate (1.7 GB/s); zstd saves a sixth more at .3 of it.
+_COMPRESSOR = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle")
+
+STIMULUS = "stimulus"  # the array of ids, and the name of the rows' dimension
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a store is created for: the same content may share a store, other content may not.
+
+    Parameters
+    ----------
+    layers
+        In the order of execution, as :func:`stored` gives them.
+    stimulus_ids
+        One per row.
+    provenance
+        JSON values.
+    """
+
+    layers: tuple[LayerInfo, ...]
+    stimulus_ids: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+def stored(layers: Iterable[LayerInfo]) -> tuple[LayerInfo, ...]:
+    """Layers as a store knows them: name, shape and index, in the order of execution."""
+    known = (LayerInfo(layer.name, tuple(layer.shape), layer.index) for layer in layers)
+    return tuple(sorted(known, key=lambda layer: layer.index))
+
+
+def create_group(path: Path, content: Content) -> None:
+    """Make the group under another name and move it, so that it is complete or absent.
+
+    Raises
+    ------
+    FeatureError
+        If layers or ids are missing or repeat.
+    """
+    _require_unique("layer", [layer.name for layer in content.layers])
+    _require_unique("stimulus id", content.stimulus_ids)
+    n_stimuli = len(content.stimulus_ids)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    group = zarr.create_group(partial, zarr_format=3, attributes={"provenance": content.provenance})
+    ids_array = group.create_array(
+        STIMULUS,
+        shape=(n_stimuli,),
+        chunks=(n_stimuli,),
+        dtype="string",
+        dimension_names=(STIMULUS,),
+    )
+    ids_array[:] = np.array(content.stimulus_ids, object)
+    for layer in content.layers:
+        group.create_array(
+            layer.name,
+            shape=(n_stimuli, layer.n_features),
+            chunks=(layout.BLOCK_ROWS, layout.chunk_features(layer.n_features)),
+            dtype="float32",
+            fill_value=float("nan"),
+            filters=None,
+            compressors=[_COMPRESSOR, Crc32cCodec()],
+            dimension_names=(STIMULUS, f"{layer.name}.feature"),
+            attributes={"layer_shape": list(layer.shape), "layer_index": layer.index},
+        )
+    with warnings.catch_warnings():
+        # Readers without consolidated metadata ignore it; with it none lists the folder.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(partial)
+    partial.rename(path)
+
+
+def differences(old: Content, new: Content) -> list[str]:
+    """Say what the store in ``old`` has that ``new`` has not, and the reverse; empty if nothing."""
+    return [
+        *_layer_differences(old.layers, new.layers),
+        *_id_differences(old.stimulus_ids, new.stimulus_ids),
+        *_provenance_differences(old.provenance, new.provenance),
+    ]
+
+
+def _require_unique(what: str, names: Sequence[str]) -> None:
+    if not names:
+        raise FeatureError(f"a feature store needs at least one {what}")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise FeatureError(f"{what} repeats: {listed(repeated)}")
+
+
+def _layer_differences(old: Sequence[LayerInfo], new: Sequence[LayerInfo]) -> list[str]:
+    old_names, new_names = ([layer.name for layer in layers] for layers in (old, new))
+    if absent := [name for name in new_names if name not in old_names]:
+        return [f"it has no layers {listed(absent)}"]
+    if surplus := [name for name in old_names if name not in new_names]:
+        return [f"it also has layers {listed(surplus)}"]
+    return [
+        f"its layer {o.name!r} has shape {o.shape} at index {o.index}, not {n.shape} at {n.index}"
+        for o, n in zip(old, new, strict=True)
+        if o != n
+    ]
+
+
+def _id_differences(old: tuple[str, ...], new: tuple[str, ...]) -> list[str]:
+    if len(old) != len(new):
+        return [f"it has {len(old)} stimuli, not {len(new)}"]
+    for row, (old_id, new_id) in enumerate(zip(old, new, strict=True)):
+        if old_id != new_id:
+            return [f"its stimulus {row} is {old_id!r}, not {new_id!r}"]
+    return []
+
+
+def _provenance_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        f"its provenance {key!r} is {old.get(key)!r}, not {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]

@@ -204,9 +204,9 @@ class ReadoutConfig(Section):
 
     @property
     def alpha_values(self) -> tuple[float, ...]:
-        """The penalties in ascending order."""
+        """The penalties in ascending order, each once."""
         values = self.alphas.values() if isinstance(self.alphas, AlphaGrid) else self.alphas
-        return tuple(sorted(values))
+        return tuple(sorted(set(values)))
 
 
 class FixedProtocol(Section):

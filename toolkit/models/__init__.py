@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.models.names import match_names, model_names
 from toolkit.models.selection import select_layers
 from toolkit.models.spec import (
+    LayerError,
     LayerInfo,
     ModelError,
     ModelSpec,
@@ -34,6 +35,7 @@ _TORCH_MODULES = {
 }
 
 __all__ = [
+    "LayerError",
     "LayerInfo",
     "ModelError",
     "ModelSpec",

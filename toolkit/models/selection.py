@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from itertools import takewhile
 from math import isqrt
 
-from toolkit.models.spec import LayerInfo, ModelError, ModelSpec
+from toolkit.models.spec import LayerError, LayerInfo, ModelSpec
 
 # A container is looked into when its children's outputs step down through at least this many
 # resolutions: a whole trunk does, one stage with the step down to it does not.
@@ -45,7 +45,7 @@ def select_layers(
 
     Raises
     ------
-    ModelError
+    LayerError
         If a name or pattern fits no layer; the message lists the nearest names.
     """
     if request == "auto":
@@ -64,7 +64,7 @@ def _matching(layers: Sequence[LayerInfo], pattern: str, spec: ModelSpec) -> lis
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
         nearest = get_close_matches(pattern, names, n=5, cutoff=0.4) or names[:5]
-        raise ModelError(
+        raise LayerError(
             f"{spec.library} network {spec.name!r} has no layer {pattern!r}. "
             f"Nearest: {', '.join(nearest)}"
         )

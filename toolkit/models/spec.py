@@ -14,6 +14,12 @@ class ModelError(ValueError):
     error_class = "bad_model"
 
 
+class LayerError(ModelError):
+    """A layer was asked for that the network does not have."""
+
+    error_class = "bad_layer"
+
+
 class WeightsUnavailableError(OSError):
     """Weights that exist elsewhere could not be had here: no file, no network, or a wrong hash."""
 

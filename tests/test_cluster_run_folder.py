@@ -1,0 +1,127 @@
+"""The run folder: what is done, what was tried, and who holds it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from toolkit.cluster.batches import make_batches
+from toolkit.cluster.run_folder import RunFolder, RunFolderError, process_is_alive
+from toolkit.cluster.snapshot import count_states, take_snapshot
+from toolkit.task import Task, TaskKind, TaskState
+
+PARENT = Task(TaskKind.EXTRACT, {"model": "a"}, label="a")
+CHILD = Task(
+    TaskKind.ENCODE, {"layer": "x"}, inputs=(PARENT.id,), label="a x", columns={"model": "a"}
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    folder.write_plan([PARENT, CHILD], {"name": "test"})
+    return folder
+
+
+def states(run: RunFolder) -> list[TaskState]:
+    return [view.state for view in take_snapshot(run, run.tasks())]
+
+
+def test_a_result_alone_makes_a_task_done(run: RunFolder) -> None:
+    assert states(run) == [TaskState.PENDING, TaskState.PENDING]
+    run.start_attempt(PARENT.id)
+    run.record_end(PARENT.id, TaskState.FAILED, "unknown", "it broke")
+    assert states(run) == [TaskState.FAILED, TaskState.BLOCKED]
+    run.result_path(PARENT.id).write_text("{}")
+    assert states(run) == [TaskState.DONE, TaskState.PENDING]
+
+
+def test_a_blocked_task_names_its_parent_and_the_reason(run: RunFolder) -> None:
+    run.record_end(PARENT.id, TaskState.FAILED, "bad_data", "image 7 is broken")
+    blocked = take_snapshot(run, run.tasks())[1]
+    assert blocked.state is TaskState.BLOCKED
+    assert PARENT.id in blocked.reason
+    assert "image 7 is broken" in blocked.reason
+
+
+def test_a_running_task_whose_process_is_gone_was_interrupted(run: RunFolder) -> None:
+    attempt = run.start_attempt(PARENT.id)
+    assert states(run)[0] is TaskState.RUNNING
+    code = (
+        "from toolkit.cluster.run_folder import RunFolder\n"
+        f"RunFolder({str(run.path)!r}).start_attempt({PARENT.id!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    second = run.attempt(PARENT.id)
+    assert second is not None
+    assert second.number == attempt.number + 1
+    view = take_snapshot(run, run.tasks())[0]
+    assert view.state is TaskState.PENDING
+    assert "interrupted" in view.reason
+
+
+def test_a_pid_used_again_is_not_the_same_process() -> None:
+    me = psutil.Process()
+    assert process_is_alive(me.pid, me.create_time())
+    assert not process_is_alive(me.pid, me.create_time() - 100)
+
+
+def test_reopening_keeps_the_count_of_attempts(run: RunFolder) -> None:
+    run.start_attempt(PARENT.id)
+    run.record_end(PARENT.id, TaskState.FAILED, "unknown", "it broke")
+    run.reopen(PARENT.id)
+    assert states(run) == [TaskState.PENDING, TaskState.PENDING]
+    assert run.start_attempt(PARENT.id).number == 2
+
+
+def test_half_written_results_do_not_count(run: RunFolder) -> None:
+    (run.results_folder / f".{PARENT.id}.json.tmp").write_text("{")
+    (run.results_folder / f".{PARENT.id}.json").write_text("{")
+    assert run.done_ids() == set()
+
+
+def test_a_second_process_is_told_who_holds_the_run(run: RunFolder) -> None:
+    code = (
+        "from toolkit.cluster.run_folder import RunFolder, RunFolderError\n"
+        f"try:\n    RunFolder({str(run.path)!r}).owned().__enter__()\n"
+        "except RunFolderError as error:\n    print(error)\n"
+    )
+    with run.owned():
+        assert run.owner() is not None
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert f"process {os.getpid()}" in done.stdout
+    free = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert free.stdout == ""
+
+
+def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("important")
+    with pytest.raises(RunFolderError, match="holds files that no sweep wrote"):
+        RunFolder(tmp_path).create()
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def test_plans_are_read_back(run: RunFolder) -> None:
+    assert run.tasks() == [PARENT, CHILD]
+    assert json.loads(run.plan_path.read_text())["name"] == "test"
+    counts = count_states(take_snapshot(run, run.tasks()))
+    assert counts[TaskKind.EXTRACT][TaskState.PENDING] == 1
+
+
+def test_read_outs_of_one_network_share_a_job_after_its_extraction() -> None:
+    other = Task(TaskKind.EXTRACT, {"model": "b"}, label="b")
+    children = [
+        Task(TaskKind.ENCODE, {"layer": i}, (parent.id,), columns={"model": parent.label})
+        for parent in (PARENT, other)
+        for i in range(3)
+    ]
+    batches = make_batches([PARENT, other, *children])
+    assert [len(batch.task_ids) for batch in batches] == [1, 3, 1, 3]
+    assert batches[1].waits_for == {PARENT.id}
+    assert batches[3].waits_for == {other.id}

@@ -1,0 +1,1 @@
+"""Operations: the run folder, where jobs run, and what is known of each task."""

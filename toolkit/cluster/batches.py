@@ -1,0 +1,65 @@
+"""Which tasks share a job, and which jobs wait for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toolkit.task import Task, TaskKind
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tasks that run one after the other in one job.
+
+    Parameters
+    ----------
+    name
+        What a person reads.
+    kind
+        The stage, which decides the resources.
+    task_ids
+        The tasks, in order.
+    waits_for
+        Ids of tasks whose results these read.
+    """
+
+    name: str
+    kind: TaskKind
+    task_ids: tuple[str, ...]
+    waits_for: frozenset[str] = frozenset()
+
+
+def make_batches(tasks: Sequence[Task]) -> list[Batch]:
+    """One job per extraction, and one for everything read from the same extraction.
+
+    The read-outs of a layer share its Gram matrix and its eigenvectors, so they belong in one
+    process. Jobs are ordered so that a network's read-outs follow its extraction.
+    """
+    groups: dict[tuple[TaskKind, frozenset[str]], list[Task]] = {}
+    for task in tasks:
+        is_alone = task.kind is TaskKind.EXTRACT
+        key = (task.kind, frozenset({task.id}) if is_alone else frozenset(task.inputs))
+        groups.setdefault(key, []).append(task)
+    position = {task.id: i for i, task in enumerate(tasks)}
+    batches = [
+        Batch(
+            name=f"{kind} {members[0].label}" if len(members) == 1 else _group_name(kind, members),
+            kind=kind,
+            task_ids=tuple(task.id for task in members),
+            waits_for=frozenset(members[0].inputs),
+        )
+        for (kind, _), members in groups.items()
+    ]
+    return sorted(batches, key=lambda batch: _order(batch, position))
+
+
+def _group_name(kind: TaskKind, members: Sequence[Task]) -> str:
+    return f"{kind} {len(members)} read-outs of {members[0].columns['model']}"
+
+
+def _order(batch: Batch, position: dict[str, int]) -> tuple[int, int]:
+    first = min((position.get(task_id, 0) for task_id in batch.waits_for), default=None)
+    if first is None:
+        return position[batch.task_ids[0]], 0
+    return first, 1

@@ -1,0 +1,338 @@
+"""One folder holds everything about a run; alone it is enough to see, resume, retry and collect.
+
+A task is done when its result file is there, and by nothing else: the file appears whole, by a
+rename. The record of the last attempt says what happened otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from toolkit.atomic import atomic_path
+from toolkit.task import Task, TaskKind, TaskState
+
+_RESULT_SUFFIX = {TaskKind.EXTRACT: ".json", TaskKind.ENCODE: ".parquet"}
+
+
+class RunFolderError(RuntimeError):
+    """The folder is not what a command needs it to be."""
+
+    error_class = "bad_run_folder"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is recorded of the last attempt at a task that is not done.
+
+    Parameters
+    ----------
+    task_id, number
+        Which task, and the how-manieth attempt, from 1.
+    state
+        ``RUNNING``, ``FAILED`` or ``CANCELLED``; ``PENDING`` when it is to be tried again.
+    host, pid, process_started_s
+        The process; its start time (seconds since the epoch) tells it from a later one that
+        got the same pid.
+    started, seconds
+        UTC time of the start (ISO 8601) and seconds since then, when last recorded.
+    n_done, n_total
+        Progress within the task.
+    error_class, error_message
+        Why it failed.
+    """
+
+    task_id: str
+    number: int
+    state: TaskState
+    host: str
+    pid: int
+    process_started_s: float
+    started: str
+    seconds: float = 0.0
+    n_done: int = 0
+    n_total: int = 0
+    error_class: str = ""
+    error_message: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the recorded process still runs, as far as this machine can see.
+
+        A process of another machine counts as alive.
+        """
+        return self.host != socket.gethostname() or process_is_alive(
+            self.pid, self.process_started_s
+        )
+
+
+def process_is_alive(pid: int, started_s: float) -> bool:
+    """Whether the process with this pid is the one that started at ``started_s``."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started_s) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Make ``text`` appear at ``path`` whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class RunFolder:
+    """Paths and records of one run.
+
+    Parameters
+    ----------
+    path
+        The folder; :meth:`create` makes it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).absolute()
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """An existing run folder.
+
+        Raises
+        ------
+        RunFolderError
+            If there is no plan in it.
+        """
+        run = cls(path)
+        if not run.plan_path.is_file():
+            raise RunFolderError(
+                f"{path} is not a run folder (it has no plan.json); "
+                "give the folder that a sweep printed, such as runs/quickstart"
+            )
+        return run
+
+    @property
+    def plan_path(self) -> Path:
+        """The planned tasks, in order."""
+        return self.path / "plan.json"
+
+    @property
+    def catalog_path(self) -> Path:
+        """Remembered networks and layers."""
+        return self.path / "catalog.json"
+
+    @property
+    def results_folder(self) -> Path:
+        """Published results, one file per task."""
+        return self.path / "results"
+
+    @property
+    def jobs_folder(self) -> Path:
+        """What the dispatcher leaves per job."""
+        return self.path / "logs" / "jobs"
+
+    def task_path(self, task_id: str) -> Path:
+        """The task's specification."""
+        return self.path / "tasks" / f"{task_id}.json"
+
+    def features_path(self, extract_id: str) -> Path:
+        """The Zarr group of an extraction."""
+        return self.path / "features" / f"{extract_id}.zarr"
+
+    def gram_path(self, extract_id: str, layer: str) -> Path:
+        """The cached Gram matrix of one layer."""
+        return self.path / "grams" / extract_id / f"{layer}.npy"
+
+    def result_path(self, task_id: str) -> Path:
+        """The file whose appearance means that the task is done."""
+        kind = TaskKind(task_id.split("-", 1)[0])
+        return self.results_folder / f"{task_id}{_RESULT_SUFFIX[kind]}"
+
+    def attempt_path(self, task_id: str) -> Path:
+        """The record of the last attempt."""
+        return self.path / "states" / f"{task_id}.json"
+
+    def log_path(self, task_id: str) -> Path:
+        """The task's own log."""
+        return self.path / "logs" / f"{task_id}.log"
+
+    # The plan
+
+    def create(self) -> None:
+        """Make the folder and its parts.
+
+        Raises
+        ------
+        RunFolderError
+            If the folder cannot be made, or holds files of something else.
+        """
+        if self.path.is_dir() and any(self.path.iterdir()) and not self._is_run_folder():
+            raise RunFolderError(
+                f"{self.path} holds files that no sweep wrote; choose another --out"
+            )
+        try:
+            for part in ("tasks", "results", "states", "features", "logs/jobs"):
+                (self.path / part).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot make the run folder {self.path}: {error}") from error
+
+    def _is_run_folder(self) -> bool:
+        return (self.path / "tasks").is_dir() and (self.path / "results").is_dir()
+
+    def write_plan(self, tasks: Sequence[Task], summary: dict[str, Any]) -> None:
+        """Record the tasks and, last, the plan that lists them."""
+        present = {p.stem for p in (self.path / "tasks").glob("*.json")}
+        for task in tasks:
+            text = task.to_json()
+            path = self.task_path(task.id)
+            if task.id not in present or path.read_text(encoding="utf-8") != text:
+                write_text(path, text)
+        plan = {**summary, "tasks": [task.id for task in tasks]}
+        write_text(self.plan_path, json.dumps(plan, indent=1))
+
+    def read_plan(self) -> dict[str, Any]:
+        """The summary given to :meth:`write_plan`, and the ids under ``tasks``."""
+        return dict(json.loads(self.plan_path.read_text(encoding="utf-8")))
+
+    def task(self, task_id: str) -> Task:
+        """One task."""
+        return Task.from_json(self.task_path(task_id).read_text(encoding="utf-8"))
+
+    def tasks(self) -> list[Task]:
+        """Every planned task, parents before children."""
+        return [self.task(task_id) for task_id in self.read_plan()["tasks"]]
+
+    # What happened
+
+    def done_ids(self) -> set[str]:
+        """Ids of all tasks whose results are published."""
+        suffixes = tuple(_RESULT_SUFFIX.values())
+        with os.scandir(self.results_folder) as entries:
+            return {
+                entry.name.rsplit(".", 1)[0]
+                for entry in entries
+                if entry.name.endswith(suffixes) and not entry.name.startswith(".")
+            }
+
+    def is_done(self, task_id: str) -> bool:
+        """Whether the task's result is published."""
+        return self.result_path(task_id).is_file()
+
+    def attempts(self) -> dict[str, Attempt]:
+        """The recorded attempts by task id."""
+        found = {}
+        for path in (self.path / "states").glob("[!.]*.json"):
+            attempt = self.attempt(path.stem)
+            if attempt is not None:
+                found[path.stem] = attempt
+        return found
+
+    def attempt(self, task_id: str) -> Attempt | None:
+        """The record of the last attempt at a task, if any."""
+        try:
+            raw = json.loads(self.attempt_path(task_id).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return Attempt(**{**raw, "state": TaskState(raw["state"])})
+
+    def start_attempt(self, task_id: str) -> Attempt:
+        """Record that this process starts on a task."""
+        last = self.attempt(task_id)
+        attempt = Attempt(
+            task_id=task_id,
+            number=last.number + 1 if last else 1,
+            state=TaskState.RUNNING,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_started_s=psutil.Process().create_time(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self.record(attempt)
+        return attempt
+
+    def record(self, attempt: Attempt) -> None:
+        """Replace the record of a task's last attempt."""
+        write_text(self.attempt_path(attempt.task_id), json.dumps(asdict(attempt)))
+
+    def record_end(
+        self, task_id: str, state: TaskState, error_class: str = "", error_message: str = ""
+    ) -> None:
+        """Record how an attempt ended whose process could not say so itself."""
+        attempt = self.attempt(task_id) or self.start_attempt(task_id)
+        self.record(
+            replace(attempt, state=state, error_class=error_class, error_message=error_message)
+        )
+
+    def reopen(self, task_id: str) -> None:
+        """Let a task that failed or was cancelled be tried again; attempts go on counting."""
+        attempt = self.attempt(task_id)
+        if attempt is not None:
+            self.record(replace(attempt, state=TaskState.PENDING, error_class="", error_message=""))
+
+    def forget_attempt(self, task_id: str) -> None:
+        """Drop the record: the result has been published, or the task is to start afresh."""
+        self.attempt_path(task_id).unlink(missing_ok=True)
+
+    # One owner at a time
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises
+        ------
+        RunFolderError
+            If another living process holds it; the message names it.
+        """
+        with (self.path / "owner.json").open("a+", encoding="utf-8") as file:
+            _lock(file, self.path)
+            file.seek(0)
+            file.truncate()
+            json.dump(_this_process(), file)
+            file.flush()
+            yield
+
+    def owner(self) -> dict[str, Any] | None:
+        """Host, pid and start time of the process that holds the run, if one does."""
+        try:
+            owner = json.loads((self.path / "owner.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        here = owner["host"] == socket.gethostname()
+        alive = not here or process_is_alive(owner["pid"], owner["process_started_s"])
+        return owner if alive else None
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_started_s": psutil.Process().create_time(),
+    }
+
+
+def _lock(file: IO[str], run: Path) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        try:
+            owner = json.loads(file.read())
+            who = f"process {owner['pid']} on {owner['host']}"
+        except (ValueError, KeyError):
+            who = "another process"
+        raise RunFolderError(
+            f"{run} is being run by {who}; watch it with 'python -m toolkit.sweep status {run}' "
+            "or stop it with 'cancel'"
+        ) from error

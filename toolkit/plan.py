@@ -1,0 +1,459 @@
+"""From a config to tasks with dependencies; everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from toolkit.catalog import Catalog, CatalogModel
+from toolkit.config import (
+    DatasetConfig,
+    ExcludeRule,
+    FixedProtocol,
+    ModelConfig,
+    ReadoutConfig,
+    SweepConfig,
+)
+from toolkit.models import LayerError, LayerInfo, ModelError, WeightsUnavailableError
+from toolkit.task import Task, TaskKind, json_digest
+from toolkit.yaml_source import ConfigError, KeyPath, Source
+
+
+@dataclass(frozen=True)
+class PlannedDataset:
+    """A data set as far as planning needs it.
+
+    Parameters
+    ----------
+    name, region
+        Names in the results.
+    loader
+        Keyword arguments of :func:`toolkit.data.load`.
+    n_stimuli, n_train, n_neuroids
+        Sizes; ``n_train`` is the smallest training set of the protocol.
+    stimuli_digest, responses_digest
+        Content hashes; ``None`` where the files are not on this machine.
+    """
+
+    name: str
+    region: str
+    loader: dict[str, Any]
+    n_stimuli: int
+    n_train: int
+    n_neuroids: int
+    stimuli_digest: str | None
+    responses_digest: str | None
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the files are on this machine."""
+        return self.stimuli_digest is not None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tasks of a sweep, parents before children.
+
+    Parameters
+    ----------
+    name
+        The experiment.
+    config_hash
+        SHA-256 of the resolved configuration.
+    datasets
+        The planned data sets.
+    extract, encode
+        The tasks; every encode task's only input is one of the extract tasks.
+    """
+
+    name: str
+    config_hash: str
+    datasets: tuple[PlannedDataset, ...]
+    extract: tuple[Task, ...]
+    encode: tuple[Task, ...]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task, parents before children."""
+        return self.extract + self.encode
+
+
+def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
+    """Expand a config into tasks.
+
+    Raises
+    ------
+    ConfigError
+        With every problem found: unknown networks or layers, unreadable data, splits that do
+        not exist, more components than training stimuli, two readouts of one name.
+    """
+    problems: list[str] = []
+    datasets = _collect(
+        problems,
+        partial(_plan_dataset, config, source),
+        [(index,) for index in range(len(config.dataset))],
+    )
+    networks = _collect(
+        problems, partial(_resolve, config, source, catalog), list(_model_names(config))
+    )
+    problems += list(_impossible_readouts(config, source, datasets))
+    problems += list(_exclude_rules_without_field(config, source))
+    if problems:
+        raise ConfigError(problems)
+    extract: dict[str, Task] = {}
+    encode: dict[str, Task] = {}
+    for dataset in datasets:
+        for network in itertools.chain.from_iterable(networks):
+            parent, children = _tasks_of(config, dataset, network)
+            if children:
+                extract[parent.id] = parent
+                encode.update({child.id: child for child in children})
+    if not encode:
+        raise source.error(("exclude",), "the exclude rules leave nothing to do")
+    return Plan(
+        name=config.name,
+        config_hash=_config_hash(config),
+        datasets=tuple(datasets),
+        extract=tuple(extract.values()),
+        encode=tuple(encode.values()),
+    )
+
+
+def _config_hash(config: SweepConfig) -> str:
+    return json_digest(config.model_dump(mode="json"))
+
+
+def _collect(
+    problems: list[str], step: Callable[..., Any], arguments: Sequence[tuple[int, ...]]
+) -> list[Any]:
+    """Take every step; a refused one adds its problems and the others go on."""
+    results = []
+    for each in arguments:
+        try:
+            results.append(step(*each))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    return results
+
+
+# Data sets
+
+
+def _plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedDataset:
+    from toolkit import data
+
+    dataset = config.dataset[index]
+    at = source.existing(("dataset", index))
+    loader = _loader_arguments(dataset, config.seed)
+    try:
+        loaded = data.load(**loader)
+    except FileNotFoundError as error:
+        return _plan_from_sizes(config, source, at, dataset, loader, error)
+    except (ValueError, OSError) as error:
+        raise source.error(at, str(error)) from error
+    sizes = {name: len(rows) for name, rows in loaded.splits.items()}
+    n_stimuli = len(loaded.stimuli)
+    return PlannedDataset(
+        name=dataset.name,
+        region="+".join(dict.fromkeys(loaded.regions)),
+        loader=loader,
+        n_stimuli=n_stimuli,
+        n_train=_n_train(config, source, n_stimuli, sizes),
+        n_neuroids=len(loaded.neuroid_ids),
+        stimuli_digest=loaded.stimuli.digest(),
+        responses_digest=loaded.responses_digest(),
+    )
+
+
+def _loader_arguments(dataset: DatasetConfig, seed: int) -> dict[str, Any]:
+    arguments = dataset.model_dump(mode="json", exclude={"sizes"})
+    if arguments.get("seed", 0) is None:
+        arguments["seed"] = seed
+    return arguments
+
+
+def _plan_from_sizes(
+    config: SweepConfig,
+    source: Source,
+    at: KeyPath,
+    dataset: DatasetConfig,
+    loader: dict[str, Any],
+    error: Exception,
+) -> PlannedDataset:
+    sizes = getattr(dataset, "sizes", None)
+    if sizes is None:
+        raise source.error(at, f"{error}; to plan without the files, give 'sizes'") from error
+    n_stimuli = sizes.n_stimuli or sum(sizes.splits.values())
+    return PlannedDataset(
+        name=dataset.name,
+        region=getattr(dataset, "region", "IT"),
+        loader=loader,
+        n_stimuli=n_stimuli,
+        n_train=_n_train(config, source, n_stimuli, sizes.splits),
+        n_neuroids=sizes.n_neuroids,
+        stimuli_digest=None,
+        responses_digest=None,
+    )
+
+
+def _n_train(config: SweepConfig, source: Source, n_stimuli: int, sizes: dict[str, int]) -> int:
+    protocol = config.protocol
+    if not isinstance(protocol, FixedProtocol):
+        if protocol.n_splits > n_stimuli:
+            raise source.error(
+                ("protocol", "n_splits"), f"{protocol.n_splits} folds of {n_stimuli} stimuli"
+            )
+        return n_stimuli - -(-n_stimuli // protocol.n_splits)
+    for key, split in (("train", protocol.train), ("test", protocol.test)):
+        if split not in sizes:
+            have = ", ".join(sizes) or "none: use protocol: {kind: kfold}"
+            raise source.error(
+                ("protocol", key), f"the data set has no split '{split}'; it has {have}"
+            )
+    return sizes[protocol.train]
+
+
+# Networks
+
+
+def _model_names(config: SweepConfig) -> Iterator[tuple[int, int]]:
+    for i, model in enumerate(config.models):
+        for j in range(len(model.names)):
+            yield i, j
+
+
+@dataclass(frozen=True)
+class _Network:
+    """One network with one choice of weights and seed."""
+
+    library: str
+    weights: str
+    seed: int
+    resolved: CatalogModel
+
+
+def _resolve(
+    config: SweepConfig, source: Source, catalog: Catalog, index: int, name_index: int
+) -> list[_Network]:
+    model = config.models[index]
+    found = []
+    for k, (weights, seed) in enumerate(_weights_and_seeds(model, config.seed)):
+        try:
+            resolved = catalog.resolve(
+                model.library, model.names[name_index], weights, model.layers
+            )
+        except WeightsUnavailableError as error:
+            at = source.existing(("models", index, "weights", k))
+            raise source.error(at, str(error)) from error
+        except LayerError as error:
+            raise source.error(source.existing(("models", index, "layers")), str(error)) from error
+        except ModelError as error:
+            at = source.existing(("models", index, "names", name_index))
+            raise source.error(at, str(error)) from error
+        found += [_Network(model.library, weights, seed, one) for one in resolved]
+    return found
+
+
+def _weights_and_seeds(model: ModelConfig, default_seed: int) -> Iterator[tuple[str, int]]:
+    """Only random weights come in seeds; pixels have no weights at all."""
+    if model.library == "pixels":
+        yield "random", 0
+        return
+    for weights in model.weights:
+        if weights == "random":
+            for seed in model.seeds or (default_seed,):
+                yield weights, seed
+        else:
+            yield weights, 0
+
+
+# Readouts
+
+
+def _impossible_readouts(
+    config: SweepConfig, source: Source, datasets: list[PlannedDataset]
+) -> Iterator[str]:
+    seen: dict[str, tuple[Any, int]] = {}
+    for i, readout in enumerate(config.readouts):
+        at = ("readouts", i)
+        for dataset in datasets:
+            most = dataset.n_train - 1
+            for j, k in enumerate(readout.n_components):
+                if k is not None and k > most:
+                    yield source.problem(
+                        source.existing((*at, "n_components", j)),
+                        f"{k} components from {dataset.n_train} training images of "
+                        f"'{dataset.name}' are impossible; at most {most}",
+                    )
+            if readout.kind == "ridge" and readout.folds > dataset.n_train:
+                yield source.problem(
+                    (*at, "folds"),
+                    f"{readout.folds} folds of {dataset.n_train} training images",
+                )
+        for name, params in _readouts_of(readout, config.seed):
+            if name in seen and seen[name][0] != params:
+                yield source.problem(
+                    at, f"a readout called '{name}' stands at readouts[{seen[name][1]}]; name one"
+                )
+            seen.setdefault(name, (params, i))
+
+
+def _readouts_of(readout: ReadoutConfig, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and parameters of what one entry of ``readouts`` stands for."""
+    for k in readout.n_components:
+        base = readout.name or readout.kind
+        if readout.name is None and readout.kind == "ridge" and readout.alpha == "shared":
+            base += "-shared"
+        params: dict[str, Any] = {"kind": readout.kind, "n_components": k}
+        if readout.kind == "ridge":
+            params |= {
+                "alphas": list(readout.alpha_values),
+                "alpha_per_neuron": readout.alpha == "per_neuron",
+                "n_folds": readout.folds,
+                "seed": seed,
+            }
+        yield (base if k is None else f"pca{k}-{base}"), params
+
+
+# Tasks
+
+
+def _tasks_of(
+    config: SweepConfig, dataset: PlannedDataset, network: _Network
+) -> tuple[Task, list[Task]]:
+    model = network.resolved
+    pairs = [
+        (layer, name, params)
+        for layer in model.layers
+        for readout in config.readouts
+        for name, params in _readouts_of(readout, config.seed)
+        if not _is_excluded(config.exclude, dataset, network, layer, name)
+    ]
+    used = {layer.name for layer, _, _ in pairs}
+    parent = _extract_task(
+        config, dataset, network, [layer for layer in model.layers if layer.name in used]
+    )
+    children = [
+        _encode_task(config, dataset, network, parent, layer, name, params)
+        for layer, name, params in pairs
+    ]
+    return parent, children
+
+
+def _is_excluded(
+    rules: tuple[ExcludeRule, ...],
+    dataset: PlannedDataset,
+    network: _Network,
+    layer: LayerInfo,
+    readout: str,
+) -> bool:
+    values = {
+        "dataset": dataset.name,
+        "library": network.library,
+        "model": network.resolved.name,
+        "weights": network.weights,
+        "layer": layer.name,
+        "readout": readout,
+    }
+    return any(
+        all(
+            fnmatchcase(values[key], pattern)
+            for key, pattern in rule.model_dump(exclude_none=True).items()
+        )
+        for rule in rules
+    )
+
+
+def _exclude_rules_without_field(config: SweepConfig, source: Source) -> Iterator[str]:
+    for i, rule in enumerate(config.exclude):
+        if not rule.model_dump(exclude_none=True):
+            yield source.problem(("exclude", i), "an empty rule would leave out everything")
+
+
+def _model_label(network: _Network) -> str:
+    name = network.resolved.name
+    if network.library == "pixels":
+        return name
+    if network.weights == "random":
+        return f"{name} random-{network.seed}"
+    return f"{name} {'pretrained' if network.weights == 'pretrained' else 'checkpoint'}"
+
+
+def _extract_task(
+    config: SweepConfig, dataset: PlannedDataset, network: _Network, layers: list[LayerInfo]
+) -> Task:
+    model = network.resolved
+    return Task(
+        kind=TaskKind.EXTRACT,
+        label=f"{dataset.name} {_model_label(network)}",
+        params={
+            "stimuli": dataset.stimuli_digest or f"absent:{dataset.name}",
+            "library": network.library,
+            "model": model.name,
+            "weights": model.weights_digest,
+            "seed": network.seed,
+            "preprocessing": model.preprocessing,
+            "layers": [layer.name for layer in layers],
+        },
+        columns={
+            "n_stimuli": dataset.n_stimuli,
+            "layers": [[layer.name, list(layer.shape), layer.index] for layer in layers],
+        },
+        options={
+            "dataset": dataset.loader,
+            "weights": network.weights,
+            "batch_size": config.extraction.batch_size,
+            "device": config.extraction.device,
+        },
+    )
+
+
+def layers_of(task: Task) -> list[LayerInfo]:
+    """The layers of an extract task, with their shapes."""
+    return [
+        LayerInfo(name=name, shape=tuple(shape), index=index)
+        for name, shape, index in task.columns["layers"]
+    ]
+
+
+def _encode_task(
+    config: SweepConfig,
+    dataset: PlannedDataset,
+    network: _Network,
+    parent: Task,
+    layer: LayerInfo,
+    readout_name: str,
+    readout: dict[str, Any],
+) -> Task:
+    protocol = config.protocol.model_dump(mode="json")
+    if protocol.get("seed", 0) is None:
+        protocol["seed"] = config.seed
+    return Task(
+        kind=TaskKind.ENCODE,
+        label=f"{parent.label} {layer.name} {readout_name}",
+        params={
+            "responses": dataset.responses_digest or f"absent:{dataset.name}",
+            "layer": layer.name,
+            "readout": readout,
+            "protocol": protocol,
+        },
+        inputs=(parent.id,),
+        columns={
+            "experiment": config.name,
+            "dataset": dataset.name,
+            "region": dataset.region,
+            "model": network.resolved.name,
+            "library": network.library,
+            "weights": "none" if network.library == "pixels" else network.weights,
+            "seed": network.seed,
+            "layer": layer.name,
+            "layer_index": layer.index,
+            "n_features": layer.n_features,
+            "readout": readout_name,
+        },
+        options={"dataset": dataset.loader, "config_hash": _config_hash(config)},
+    )

@@ -1,0 +1,104 @@
+"""Predict neurons from networks: plan a sweep, run it, see how it stands, collect its scores.
+
+    python -m toolkit.sweep CONFIG             run everything that is not done yet
+    python -m toolkit.sweep plan CONFIG        what would run, and how large it is
+    python -m toolkit.sweep status RUN         how far a run is, and why tasks wait or failed
+    python -m toolkit.sweep logs RUN [TASK]    the end of a task's log
+    python -m toolkit.sweep retry RUN          run the failed tasks of a run again
+    python -m toolkit.sweep cancel RUN         stop a run; what is done stays done
+    python -m toolkit.sweep collect RUN        write the result tables from what is there
+
+Exit status: 0 everything is done; 1 some tasks are not, their rows say why; 2 the config or the
+command is wrong and nothing was started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from toolkit.yaml_source import ConfigError
+
+EXIT_DONE, EXIT_UNFINISHED, EXIT_REFUSED = 0, 1, 2
+
+VERBS = ("run", "plan", "status", "logs", "retry", "cancel", "collect")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] not in VERBS and words[0] not in ("-h", "--help"):
+        words.insert(0, "run")
+    options = _parser().parse_args(words)
+    from toolkit import verbs
+    from toolkit.cluster.run_folder import RunFolderError
+
+    act: Callable[[argparse.Namespace, Console], int] = getattr(verbs, options.verb)
+    try:
+        return act(options, Console())
+    except (ConfigError, RunFolderError) as error:
+        errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        errors.print(str(error))
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        return EXIT_UNFINISHED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m toolkit.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="python -m toolkit.sweep [VERB] CONFIG|RUN [options]   (VERB -h: its options)",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+    run = verbs.add_parser("run", help="run everything that is not done yet (the default)")
+    plan = verbs.add_parser("plan", help="what would run, and how large it is")
+    for verb in (run, plan):
+        verb.add_argument("config", help="YAML file, such as configs/quickstart.yaml")
+        verb.add_argument("--out", metavar="DIR", help="run folder; runs/NAME if left out")
+        verb.add_argument(
+            "--set",
+            dest="overrides",
+            metavar="KEY=VALUE",
+            action="append",
+            default=[],
+            help="replace a value of the config: dataset.seed=1, models.0.weights=pretrained "
+            "(repeatable)",
+        )
+    run.add_argument("--detach", action="store_true", help="return at once, run on behind")
+    _add_verb_on_run(verbs, "status", "how far a run is, and why tasks wait or failed")
+    logs = _add_verb_on_run(verbs, "logs", "the end of a task's log")
+    logs.add_argument(
+        "task", nargs="?", help="task id or part of its label; the latest log if left out"
+    )
+    logs.add_argument("-n", dest="n_lines", type=int, default=40, help="lines to show (40)")
+    retry = _add_verb_on_run(verbs, "retry", "run the failed tasks of a run again")
+    retry.add_argument(
+        "--class", dest="error_class", metavar="CLASS", help="only failures of this class"
+    )
+    retry.add_argument(
+        "--error", metavar="REGEX", help="only failures whose message matches this expression"
+    )
+    for verb in (run, retry):
+        verb.add_argument(
+            "--executor", choices=("inprocess", "local"), help="where jobs run; the config's"
+        )
+    _add_verb_on_run(verbs, "cancel", "stop a run; what is done stays done")
+    _add_verb_on_run(verbs, "collect", "write the result tables from what is there")
+    return parser
+
+
+def _add_verb_on_run(
+    verbs: argparse._SubParsersAction, name: str, text: str
+) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    verb.add_argument("run", help="run folder, such as runs/quickstart")
+    return verb
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -40,13 +40,9 @@ def main(config_path: str, folder: Path, overrides: list[str]) -> None:
         object_names=None,
     )
     readouts = [
-        Readout(
-            kind=entry.kind,
-            n_components=k,
-            alphas=entry.alpha_values if entry.kind == "ridge" else (),
-        )
+        Readout(**{**params, "alphas": tuple(params.get("alphas", ()))})
         for entry in config.readouts
-        for k in entry.n_components
+        for _, params in entry.variants(config.seed)
     ]
     for entry in config.models:
         for name in entry.names:

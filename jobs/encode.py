@@ -1,4 +1,4 @@
-"""One layer, one read-out: per-neuron scores from the layer's Gram matrix."""
+"""One layer, one read-out: scores from the layer's Gram matrix."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from jobs.session import Session
 from toolkit.task import Task
 
 if TYPE_CHECKING:
-    from toolkit.encoding import Readout, ReadoutScores
+    import pandas as pd
+
+    from toolkit.data import NeuralDataset
+    from toolkit.encoding import ReadoutScores
     from toolkit.features.errors import DamagedChunkError
 
 _log = logging.getLogger("toolkit")
+
+SIMILARITY_KINDS = ("rdm", "cka")
 
 
 def encode_layer(task: Task, session: Session, _: Callable[[int, int], None]) -> None:
@@ -26,47 +31,23 @@ def encode_layer(task: Task, session: Session, _: Callable[[int, int], None]) ->
     A damaged chunk of features makes the extraction undone for the images concerned, so that
     the next round rebuilds them.
     """
-    import pandas as pd
-
     from toolkit import results
-    from toolkit.encoding import outer_splits
     from toolkit.features.errors import DamagedChunkError
 
     meter = Meter()
     dataset = session.dataset_for_encoding(task)
     try:
-        encoder = session.encoder(task, dataset)
+        session.statistics(task)
     except DamagedChunkError as error:
         _undo_extraction(session, task.inputs[0], error)
         raise
-    splits = outer_splits(
-        task.params["protocol"],
-        n_stimuli=len(dataset.stimuli),
-        splits=dataset.splits,
-        object_names=dataset.object_names,
-    )
-    readout = _readout(task.params["readout"])
-    is_ridge = readout.kind == "ridge"
-    scores = encoder.score(readout, splits)
-    neurons = pd.DataFrame(
-        {
-            "neuron_id": dataset.neuroid_ids,
-            "region": dataset.regions,
-            "alpha": np.median(scores.alpha, axis=0) if is_ridge else np.nan,
-            "alpha_at_edge": scores.alpha_at_edge.mean(axis=0) if is_ridge else np.nan,
-            "ev": scores.ev.mean(axis=0),
-            "r": scores.r.mean(axis=0),
-            "r2": scores.r2.mean(axis=0),
-            "mse": scores.mse.mean(axis=0),
-            "ceiling": session.ceiling(dataset),
-        }
-    )
+    is_similarity = task.params["readout"]["kind"] in SIMILARITY_KINDS
+    score = _similarity if is_similarity else _predict
+    neurons, scores = score(task, session, dataset)
     summary = {
         **results.summarise(neurons),
-        "n_components": _n_components(readout, scores),
-        "n_train": int(scores.n_train[0]),
-        "n_test": int(scores.n_test[0]),
-        "n_splits": len(splits),
+        **scores,
+        "solver": "gram",
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
         "device": "cpu",
@@ -78,6 +59,106 @@ def encode_layer(task: Task, session: Session, _: Callable[[int, int], None]) ->
     results.write_scores(session.run.result_path(task.id), neurons, summary)
 
 
+def _predict(
+    task: Task, session: Session, dataset: NeuralDataset
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Responses predicted from the layer: scores of each neuron, and what depends on splits."""
+    from toolkit.encoding import Readout, outer_splits
+
+    params = task.params["readout"]
+    readout = Readout(**{**params, "alphas": tuple(params.get("alphas", ()))})
+    splits = outer_splits(
+        task.params["protocol"],
+        n_stimuli=len(dataset.stimuli),
+        splits=dataset.splits,
+        object_names=dataset.object_names,
+    )
+    scores = session.encoder(task, dataset).score(
+        readout, splits, n_permutations=task.params.get("permutations", 0)
+    )
+    ceilings = session.ceilings(dataset)
+    reduces = readout.n_components is not None or readout.kind == "pls"
+    return _neuron_table(dataset, scores, ceilings, is_ridge=readout.kind == "ridge"), {
+        **_over_splits(scores, ceilings, task.params.get("bootstrap", 0)),
+        "similarity": None,
+        "n_components": int(scores.n_components.min()) if reduces else None,
+        "n_train": int(scores.n_train[0]),
+        "n_test": int(scores.n_test[0]),
+        "n_splits": len(splits),
+    }
+
+
+def _neuron_table(
+    dataset: NeuralDataset, scores: ReadoutScores, ceilings: np.ndarray, *, is_ridge: bool
+) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "neuron_id": dataset.neuroid_ids,
+            "region": dataset.regions,
+            "alpha": np.median(scores.alpha, axis=0) if is_ridge else np.nan,
+            "alpha_at_edge": scores.alpha_at_edge.mean(axis=0) if is_ridge else np.nan,
+            "ev": scores.ev.mean(axis=0),
+            "r": scores.r.mean(axis=0),
+            "r2": scores.r2.mean(axis=0),
+            "mse": scores.mse.mean(axis=0),
+            "ceiling": ceilings.mean(axis=0),
+        }
+    )
+
+
+def _over_splits(scores: ReadoutScores, ceilings: np.ndarray, n_resamples: int) -> dict[str, Any]:
+    """Aggregates whose order over neurons and splits matters, and their uncertainty."""
+    from toolkit import metrics
+    from toolkit.metrics.uncertainty import bootstrap_interval, sem
+
+    r_of_splits = np.array([np.nanmean(r) if np.isfinite(r).any() else np.nan for r in scores.r])
+    r = metrics.summarise(scores.r)
+    low, high = np.nan, np.nan
+    if n_resamples:
+        low, high = bootstrap_interval(scores.r, statistic="mean", n_resamples=n_resamples)
+    return {
+        "ev_median": metrics.median_over_neurons(scores.ev),
+        "r_median": r.median,
+        "r_median_sem": r.median_sem,
+        "r_mean_sem": sem(r_of_splits),
+        "r_mean_low": low,
+        "r_mean_high": high,
+        "p_value": float(np.median(scores.p_value)),
+        "ceiling_median": metrics.median_over_neurons(ceilings),
+        "ceiled_median_2026": metrics.ceiled_2026(scores.r, ceilings),
+        "ceiled_median_2018": metrics.ceiled_2018(scores.r, ceilings),
+    }
+
+
+def _similarity(
+    task: Task, session: Session, dataset: NeuralDataset
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Agreement of the layer and the neurons over all stimuli; nothing is fitted."""
+    import pandas as pd
+
+    from toolkit.encoding.similarity import compare_representations
+    from toolkit.results.columns import SCORE_COLUMNS, UNCERTAINTY_COLUMNS, names
+
+    similarity = compare_representations(
+        session.statistics(task),
+        dataset.responses,
+        task.params["readout"],
+        object_names=dataset.object_names,
+    )
+    no_neurons = pd.DataFrame({name: [] for name in names(SCORE_COLUMNS)})
+    return no_neurons, {
+        **dict.fromkeys(names(UNCERTAINTY_COLUMNS)),
+        "similarity": similarity,
+        "n_components": None,
+        "n_neurons": len(dataset.neuroid_ids),
+        "n_train": 0,
+        "n_test": len(dataset.stimuli),
+        "n_splits": 1,
+    }
+
+
 def _undo_extraction(session: Session, extract_id: str, error: DamagedChunkError) -> None:
     from toolkit.features.store import FeatureStore
 
@@ -86,13 +167,3 @@ def _undo_extraction(session: Session, extract_id: str, error: DamagedChunkError
         store.forget_block(block)
     session.run.result_path(extract_id).unlink(missing_ok=True)
     _log.warning("%s; the images concerned will be extracted again", error)
-
-
-def _readout(params: dict[str, Any]) -> Readout:
-    from toolkit.encoding import Readout
-
-    return Readout(**{**params, "alphas": tuple(params.get("alphas", ()))})
-
-
-def _n_components(readout: Readout, scores: ReadoutScores) -> int | None:
-    return None if readout.n_components is None else int(scores.n_components.min())

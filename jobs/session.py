@@ -17,6 +17,7 @@ from toolkit.task import Task, json_digest
 if TYPE_CHECKING:
     from toolkit.data import NeuralDataset
     from toolkit.encoding import LayerEncoder
+    from toolkit.encoding.statistics import LayerStatistics
 
 _BLOCK_BYTES = 2**26
 
@@ -45,7 +46,8 @@ class Session:
         self.versions = versions()
         self._dataset: tuple[str, NeuralDataset] | None = None
         self._encoder: tuple[tuple[str, str], LayerEncoder] | None = None
-        self._ceiling: tuple[str, np.ndarray] | None = None
+        self._statistics: tuple[tuple[str, str], LayerStatistics] | None = None
+        self._ceilings: tuple[str, np.ndarray] | None = None
 
     def dataset(self, loader: dict[str, Any]) -> NeuralDataset:
         """The data set that these loader arguments name."""
@@ -72,43 +74,54 @@ class Session:
             )
         return dataset
 
-    def ceiling(self, dataset: NeuralDataset) -> np.ndarray:
-        """Split-half ceiling of each neuron, (n_neuroids,); NaN without repetitions."""
+    def ceilings(self, dataset: NeuralDataset) -> np.ndarray:
+        """Split-half ceilings, (n_halvings, n_neuroids); NaN without repetitions."""
         from toolkit.metrics import split_half_ceiling
 
-        if dataset.repetitions is None:
-            return np.full(len(dataset.neuroid_ids), np.nan)
+        if dataset.repetitions is None or dataset.repetitions.shape[2] < 2:
+            return np.full((1, len(dataset.neuroid_ids)), np.nan)
         key = dataset.responses_digest()
-        if self._ceiling is None or self._ceiling[0] != key:
-            halves = split_half_ceiling(dataset.repetitions)
-            self._ceiling = (key, halves.mean(axis=0))
-        return self._ceiling[1]
+        if self._ceilings is None or self._ceilings[0] != key:
+            self._ceilings = (key, split_half_ceiling(dataset.repetitions))
+        return self._ceilings[1]
 
     def encoder(self, task: Task, dataset: NeuralDataset) -> LayerEncoder:
         """The read-outs of a layer share its Gram matrix and its eigenvectors."""
         from toolkit.encoding import LayerEncoder
 
-        key = (task.inputs[0], task.params["layer"])
+        key = _layer_of(task)
         if self._encoder is None or self._encoder[0] != key:
-            gram = self._gram(*key)
+            gram = self.statistics(task).gram
             self._encoder = (key, LayerEncoder(gram, dataset.responses, n_threads=self.n_cpus))
         return self._encoder[1]
 
-    def _gram(self, extract_id: str, layer: str) -> np.ndarray:
-        from toolkit.encoding import gram_matrix
+    def statistics(self, task: Task) -> LayerStatistics:
+        """The Gram matrix of a layer and the sums of its rows, from one pass over its features."""
+        key = _layer_of(task)
+        if self._statistics is None or self._statistics[0] != key:
+            self._statistics = (key, self._read_statistics(*key))
+        return self._statistics[1]
+
+    def _read_statistics(self, extract_id: str, layer: str) -> LayerStatistics:
+        from toolkit.encoding.gram import layer_statistics
+        from toolkit.encoding.statistics import load_statistics, save_statistics
         from toolkit.features.store import FeatureStore
 
         path = self.run.gram_path(extract_id, layer)
         if path.is_file():
-            return np.load(path)
+            return load_statistics(path)
         store = FeatureStore.open(self.run.features_path(extract_id))
-        gram = gram_matrix(
+        statistics = layer_statistics(
             partial(store.read, layer),
             store.column_blocks(layer, _BLOCK_BYTES),
             store.n_stimuli,
             n_threads=self.n_cpus,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, gram)
-        return gram
+        with atomic_path(path) as temporary:
+            save_statistics(temporary, statistics)
+        return statistics
+
+
+def _layer_of(task: Task) -> tuple[str, str]:
+    return task.inputs[0], task.params["layer"]

@@ -52,7 +52,7 @@ def test_scalars_stand_for_lists_of_one(tmp_path: Path) -> None:
         (4, "  - {library: timm, names: a, wieghts: random}", "models[0].wieghts", "'weights'"),
         (6, "  - {kind: ridge, alphas: [1, -1]}", "readouts[0].alphas[1]", "greater than 0"),
         (6, "  - {kind: ridge, folds: 1}", "readouts[0].folds", "greater than or equal to 2"),
-        (6, "  - {kind: lasso}", "readouts[0].kind", "'ridge' or 'linear'"),
+        (6, "  - {kind: lasso}", "readouts[0].kind", "'lasso' is not one of ridge"),
         (1, "name: ../escape", "name", "match pattern"),
     ],
 )
@@ -64,7 +64,7 @@ def test_refusals_name_file_line_key_and_remedy(
     path = write(tmp_path, "\n".join(lines))
     message = refusal(path)
     assert f"{path}:{line}: {at}: " in message
-    assert says.replace("'ridge' or 'linear'", "ridge or linear") in message
+    assert says in message
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:

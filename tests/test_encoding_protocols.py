@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedShuffleSplit
 
 from toolkit.encoding import ProtocolError, outer_splits
 from toolkit.encoding.protocols import check_split
@@ -45,7 +46,7 @@ def test_more_folds_than_images_are_refused(n_splits):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ProtocolError, match=r"'holdout'.*'fixed' or 'kfold'"):
+    with pytest.raises(ProtocolError, match=r"'holdout'.*'fixed', 'kfold'"):
         splits_of({"kind": "holdout"})
 
 
@@ -63,3 +64,38 @@ def test_an_unknown_kind_is_refused():
 def test_splits_that_would_give_wrong_scores_are_refused(train, test, message):
     with pytest.raises(ProtocolError, match=message):
         check_split(np.array(train, dtype=int), np.array(test, dtype=int), 20)
+
+
+OBJECTS = ("car", "face") * 10
+
+
+def by_object(protocol, object_names=OBJECTS):
+    return outer_splits(protocol, n_stimuli=20, splits={}, object_names=object_names)
+
+
+def test_stratified_splits_are_brain_scores():
+    protocol = {"kind": "stratified", "n_splits": 10, "train_size": 0.9, "seed": 1}
+    peer = StratifiedShuffleSplit(10, train_size=0.9, random_state=1)
+    expected = peer.split(np.zeros(20), np.array(OBJECTS))
+    for (train, test), (peer_train, peer_test) in zip(by_object(protocol), expected, strict=True):
+        np.testing.assert_array_equal(train, peer_train)
+        np.testing.assert_array_equal(test, peer_test)
+        assert sorted(OBJECTS[i] for i in test) == ["car", "face"]
+
+
+def test_each_object_is_left_out_once():
+    splits = by_object({"kind": "leave_one_object_out"})
+    assert [{OBJECTS[i] for i in test} for _, test in splits] == [{"car"}, {"face"}]
+    assert all(not {OBJECTS[i] for i in a} & {OBJECTS[i] for i in b} for a, b in splits)
+
+
+@pytest.mark.parametrize("object_names", [None, ("car",) * 20])
+def test_protocols_by_object_need_objects(object_names):
+    with pytest.raises(ProtocolError, match="at least two objects"):
+        by_object({"kind": "leave_one_object_out"}, object_names)
+
+
+def test_an_object_with_one_image_cannot_be_stratified():
+    protocol = {"kind": "stratified", "n_splits": 3, "train_size": 0.9, "seed": 1}
+    with pytest.raises(ProtocolError, match="cannot be stratified"):
+        by_object(protocol, ("car",) * 19 + ("face",))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.results import ResultError, describe, read_scores, summarise, write_scores
-from toolkit.results.columns import AGGREGATE_COLUMNS, SCORE_COLUMNS, names
+from toolkit.results.columns import AGGREGATE_COLUMNS, SCORE_COLUMNS, UNCERTAINTY_COLUMNS, names
 
 MEASURES = ["alpha", "alpha_at_edge", "ev", "r", "r2", "mse", "ceiling"]
 
@@ -31,6 +31,9 @@ def synthetic_summary(neurons: pd.DataFrame) -> dict:
     return {
         **summarise(neurons),
         "n_components": None,
+        "solver": "gram",
+        "similarity": None,
+        **dict.fromkeys(names(UNCERTAINTY_COLUMNS)),
         "n_train": 80,
         "n_test": 20,
         "n_splits": 1,

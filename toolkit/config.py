@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from toolkit.yaml_source import ConfigError, KeyPath, Source, format_key, nearest
+from toolkit.yaml_source import ConfigError, KeyPath, Source, nearest
 
 # Reports of the field chose alpha between 5 (scaled pixels) and 1.25e7 (unscaled conv1).
 DEFAULT_ALPHAS = tuple(10.0 ** (k / 2) for k in range(17))
@@ -128,6 +128,10 @@ class FilesDataset(Section):
         default=False,
         description="Images show what the network should see: resize them, never crop.",
     )
+    missing_responses: Literal["refuse", "mask"] = Field(
+        default="refuse",
+        description="NaN responses: an error, or images that a neuron was not recorded for.",
+    )
     sizes: Sizes | None = Field(default=None, description="Sizes, for plans without the files.")
 
 
@@ -182,24 +186,27 @@ class AlphaGrid(Section):
         return tuple(self.min * ratio ** (k / (self.n - 1)) for k in range(self.n))
 
 
-class ReadoutConfig(Section):
-    """How responses are predicted from one layer's features."""
+Components = Annotated[
+    tuple[PositiveInt | None, ...], BeforeValidator(_as_list), Field(min_length=1)
+]
+_COMPONENTS = "Principal components first; null for all features."
+_NAME = "Name in the results; made from the other keys if left out."
 
-    kind: Literal["ridge", "linear"] = Field(description="Ridge or ordinary least squares.")
-    name: str | None = Field(
-        default=None, description="Name in the results; made from the other keys if left out."
-    )
-    n_components: Annotated[
-        tuple[PositiveInt | None, ...], BeforeValidator(_as_list), Field(min_length=1)
-    ] = Field(default=(None,), description="Principal components first; null for all features.")
+
+class RidgeReadout(Section):
+    """Ridge regression on principal components or, without them, on all features."""
+
+    kind: Literal["ridge"] = Field(description="Ridge regression.")
+    name: str | None = Field(default=None, description=_NAME)
+    n_components: Components = Field(default=(None,), description=_COMPONENTS)
     alphas: tuple[PositiveFloat, ...] | AlphaGrid = Field(
         default=DEFAULT_ALPHAS, description="Penalties to choose from: a list, or min, max and n."
     )
     alpha: Literal["per_neuron", "shared"] = Field(
         default="per_neuron", description="One penalty for each neuron, or one for all."
     )
-    folds: Annotated[int, Field(ge=2)] = Field(
-        default=5, description="Cross-validation folds, within the training stimuli, for alpha."
+    folds: Annotated[int, Field(ge=2)] | Literal["leave_one_out"] = Field(
+        default=5, description="Folds of the training stimuli that choose alpha, or leave_one_out."
     )
 
     @property
@@ -207,6 +214,98 @@ class ReadoutConfig(Section):
         """The penalties in ascending order, each once."""
         values = self.alphas.values() if isinstance(self.alphas, AlphaGrid) else self.alphas
         return tuple(sorted(set(values)))
+
+    def variants(self, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Names and parameters of the read-outs that this entry stands for."""
+        base = self.name or ("ridge" if self.alpha == "per_neuron" else "ridge-shared")
+        for k in self.n_components:
+            yield (
+                _on_components(base, k),
+                {
+                    "kind": "ridge",
+                    "n_components": k,
+                    "alphas": list(self.alpha_values),
+                    "alpha_per_neuron": self.alpha == "per_neuron",
+                    "n_folds": None if self.folds == "leave_one_out" else self.folds,
+                    "seed": seed,
+                },
+            )
+
+
+class LinearReadout(Section):
+    """Ordinary least squares; of minimum norm where features outnumber stimuli."""
+
+    kind: Literal["linear"] = Field(description="Least squares.")
+    name: str | None = Field(default=None, description=_NAME)
+    n_components: Components = Field(default=(None,), description=_COMPONENTS)
+
+    def variants(self, _seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Names and parameters of the read-outs that this entry stands for."""
+        for k in self.n_components:
+            yield _on_components(self.name or "linear", k), {"kind": "linear", "n_components": k}
+
+
+class PlsReadout(Section):
+    """Partial least squares on all features, as Brain-Score's IT benchmark uses it."""
+
+    kind: Literal["pls"] = Field(description="Partial least squares.")
+    name: str | None = Field(default=None, description=_NAME)
+    n_components: Annotated[
+        tuple[PositiveInt, ...], BeforeValidator(_as_list), Field(min_length=1)
+    ] = Field(default=(25,), description="Latent components.")
+    neurons: Literal["joint", "separate"] = Field(
+        default="joint", description="One model of all neurons, or one for each."
+    )
+
+    def variants(self, _seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Names and parameters of the read-outs that this entry stands for."""
+        base = self.name or ("pls" if self.neurons == "joint" else "pls-separate")
+        for k in self.n_components:
+            params = {"kind": "pls", "n_latent": k, "pls_per_neuron": self.neurons == "separate"}
+            yield f"{base}{k}", params
+
+
+class RdmReadout(Section):
+    """Representational similarity: dissimilarities of stimuli in the layer and in the neurons."""
+
+    kind: Literal["rdm"] = Field(description="Representational dissimilarity matrices.")
+    name: str | None = Field(default=None, description=_NAME)
+    distance: Literal["correlation", "euclidean", "cosine"] = Field(
+        default="correlation", description="Dissimilarity of two stimuli."
+    )
+    comparison: Literal["spearman", "pearson", "kendall_tau_a"] = Field(
+        default="spearman", description="How the two matrices are compared."
+    )
+    level: Literal["image", "object"] = Field(
+        default="image", description="Single images, or averages over each object's images."
+    )
+
+    def variants(self, _seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Names and parameters of the read-outs that this entry stands for."""
+        base = self.name or f"rdm-{self.distance}-{self.comparison}"
+        suffix = "-object" if self.level == "object" and self.name is None else ""
+        yield base + suffix, self.model_dump(mode="json", exclude={"name"})
+
+
+class CkaReadout(Section):
+    """Unbiased linear centred kernel alignment of the layer and the neurons."""
+
+    kind: Literal["cka"] = Field(description="Linear CKA.")
+    name: str | None = Field(default=None, description=_NAME)
+
+    def variants(self, _seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Names and parameters of the read-outs that this entry stands for."""
+        yield self.name or "cka", {"kind": "cka"}
+
+
+def _on_components(base: str, k: int | None) -> str:
+    return base if k is None else f"pca{k}-{base}"
+
+
+ReadoutConfig = Annotated[
+    RidgeReadout | LinearReadout | PlsReadout | RdmReadout | CkaReadout,
+    Field(discriminator="kind"),
+]
 
 
 class FixedProtocol(Section):
@@ -224,6 +323,40 @@ class KFoldProtocol(Section):
     n_splits: Annotated[int, Field(ge=2)] = Field(default=5, description="Number of folds.")
     seed: int | None = Field(
         default=None, description="Seed of the shuffle; the sweep's if left out."
+    )
+
+
+class StratifiedProtocol(Section):
+    """Random splits in which every object keeps its share of the stimuli."""
+
+    kind: Literal["stratified"] = Field(description="Random splits, stratified by object.")
+    n_splits: PositiveInt = Field(default=10, description="Number of splits.")
+    train_size: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.9, description="Share of the stimuli to fit on."
+    )
+    seed: int = Field(default=1, description="Seed of the splits; Brain-Score's is 1.")
+
+
+class LeaveOneObjectOutProtocol(Section):
+    """Fit on all objects but one, score on that one; scores are averaged over objects."""
+
+    kind: Literal["leave_one_object_out"] = Field(description="Each object held out in turn.")
+
+
+ProtocolConfig = Annotated[
+    FixedProtocol | KFoldProtocol | StratifiedProtocol | LeaveOneObjectOutProtocol,
+    Field(discriminator="kind"),
+]
+
+
+class StatisticsConfig(Section):
+    """How far the scores could be chance; off where it costs time."""
+
+    bootstrap: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Resamples of the neurons for r_mean's interval; 0 for none."
+    )
+    permutations: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Shuffles of the test images for the p-value; 0 for none."
     )
 
 
@@ -285,7 +418,7 @@ class SweepConfig(Section):
     dataset: Annotated[
         tuple[DatasetConfig, ...], BeforeValidator(_as_list), Field(min_length=1)
     ] = Field(description="One data set or a list of them.")
-    protocol: Annotated[FixedProtocol | KFoldProtocol, Field(discriminator="kind")] = Field(
+    protocol: ProtocolConfig = Field(
         default=FixedProtocol(), description="Which stimuli are fitted and which are scored."
     )
     models: Annotated[tuple[ModelConfig, ...], BeforeValidator(_as_list), Field(min_length=1)] = (
@@ -294,6 +427,9 @@ class SweepConfig(Section):
     readouts: Annotated[
         tuple[ReadoutConfig, ...], BeforeValidator(_as_list), Field(min_length=1)
     ] = Field(description="The readouts.")
+    statistics: StatisticsConfig = Field(
+        default=StatisticsConfig(), description="Intervals and p-values."
+    )
     exclude: tuple[ExcludeRule, ...] = Field(default=(), description="Combinations to leave out.")
     extraction: ExtractionConfig = Field(
         default=ExtractionConfig(), description="How features are computed."
@@ -345,11 +481,17 @@ def _describe(detail: ErrorDetails, source: Source) -> str:
     return source.problem(path, f"{message}, not {detail['input']!r}" if path else message)
 
 
+_KINDS = {
+    "dataset": ("synthetic", "nx414", "files"),
+    "protocol": ("fixed", "kfold", "stratified", "leave_one_object_out"),
+    "readouts": ("ridge", "linear", "pls", "rdm", "cka"),
+}
+
+
 def _describe_kind(value: Any, context: dict[str, Any], path: KeyPath) -> str:
     if not isinstance(value, dict):
         return f"write a mapping with the key 'kind', not {value!r}"
-    section = format_key(path)
-    kinds = {"protocol": ("fixed", "kfold")}.get(section, ("synthetic", "nx414", "files"))
+    kinds = _KINDS[str(path[0])]
     if "kind" not in value:
         return f"this key is required: one of {', '.join(kinds)}"
     near = nearest(str(value["kind"]), kinds, n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,8 +15,10 @@ from toolkit.config import (
     DatasetConfig,
     ExcludeRule,
     FixedProtocol,
+    KFoldProtocol,
     ModelConfig,
     ReadoutConfig,
+    StratifiedProtocol,
     SweepConfig,
 )
 from toolkit.models import LayerError, LayerInfo, ModelError, WeightsUnavailableError
@@ -162,7 +165,7 @@ def _plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedDat
         region="+".join(dict.fromkeys(loaded.regions)),
         loader=loader,
         n_stimuli=n_stimuli,
-        n_train=_n_train(config, source, n_stimuli, sizes),
+        n_train=_n_train(config, source, n_stimuli, sizes, loaded.object_names or ()),
         n_neuroids=len(loaded.neuroid_ids),
         stimuli_digest=loaded.stimuli.digest(),
         responses_digest=loaded.responses_digest(),
@@ -193,21 +196,39 @@ def _plan_from_sizes(
         region=getattr(dataset, "region", "IT"),
         loader=loader,
         n_stimuli=n_stimuli,
-        n_train=_n_train(config, source, n_stimuli, sizes.splits),
+        n_train=_n_train(config, source, n_stimuli, sizes.splits, None),
         n_neuroids=sizes.n_neuroids,
         stimuli_digest=None,
         responses_digest=None,
     )
 
 
-def _n_train(config: SweepConfig, source: Source, n_stimuli: int, sizes: dict[str, int]) -> int:
+def _n_train(
+    config: SweepConfig,
+    source: Source,
+    n_stimuli: int,
+    sizes: dict[str, int],
+    object_names: Sequence[str] | None,
+) -> int:
+    """Stimuli in the smallest training set of the protocol."""
     protocol = config.protocol
-    if not isinstance(protocol, FixedProtocol):
+    if isinstance(protocol, FixedProtocol):
+        return _n_train_fixed(protocol, source, sizes)
+    if isinstance(protocol, KFoldProtocol):
         if protocol.n_splits > n_stimuli:
             raise source.error(
                 ("protocol", "n_splits"), f"{protocol.n_splits} folds of {n_stimuli} stimuli"
             )
         return n_stimuli - -(-n_stimuli // protocol.n_splits)
+    if object_names is not None and len(set(object_names)) < 2:
+        raise source.error(("protocol", "kind"), "the data set has fewer than two objects")
+    if isinstance(protocol, StratifiedProtocol):
+        return int(protocol.train_size * n_stimuli)
+    largest = max(Counter(object_names).values()) if object_names else 1
+    return n_stimuli - largest
+
+
+def _n_train_fixed(protocol: FixedProtocol, source: Source, sizes: dict[str, int]) -> int:
     for key, split in (("train", protocol.train), ("test", protocol.test)):
         if split not in sizes:
             have = ", ".join(sizes) or "none: use protocol: {kind: kfold}"
@@ -281,20 +302,8 @@ def _impossible_readouts(
     for i, readout in enumerate(config.readouts):
         at = ("readouts", i)
         for dataset in datasets:
-            most = dataset.n_train - 1
-            for j, k in enumerate(readout.n_components):
-                if k is not None and k > most:
-                    yield source.problem(
-                        source.existing((*at, "n_components", j)),
-                        f"{k} components from {dataset.n_train} training images of "
-                        f"'{dataset.name}' are impossible; at most {most}",
-                    )
-            if readout.kind == "ridge" and readout.folds > dataset.n_train:
-                yield source.problem(
-                    (*at, "folds"),
-                    f"{readout.folds} folds of {dataset.n_train} training images",
-                )
-        for name, params in _readouts_of(readout, config.seed):
+            yield from _too_large(readout, source, at, dataset)
+        for name, params in readout.variants(config.seed):
             if name in seen and seen[name][0] != params:
                 yield source.problem(
                     at, f"a readout called '{name}' stands at readouts[{seen[name][1]}]; name one"
@@ -302,21 +311,20 @@ def _impossible_readouts(
             seen.setdefault(name, (params, i))
 
 
-def _readouts_of(readout: ReadoutConfig, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and parameters of what one entry of ``readouts`` stands for."""
-    for k in readout.n_components:
-        base = readout.name or readout.kind
-        if readout.name is None and readout.kind == "ridge" and readout.alpha == "shared":
-            base += "-shared"
-        params: dict[str, Any] = {"kind": readout.kind, "n_components": k}
-        if readout.kind == "ridge":
-            params |= {
-                "alphas": list(readout.alpha_values),
-                "alpha_per_neuron": readout.alpha == "per_neuron",
-                "n_folds": readout.folds,
-                "seed": seed,
-            }
-        yield (base if k is None else f"pca{k}-{base}"), params
+def _too_large(
+    readout: ReadoutConfig, source: Source, at: KeyPath, dataset: PlannedDataset
+) -> Iterator[str]:
+    most = dataset.n_train - 1
+    for j, k in enumerate(getattr(readout, "n_components", ())):
+        if k is not None and k > most:
+            yield source.problem(
+                source.existing((*at, "n_components", j)),
+                f"{k} components from {dataset.n_train} training images of '{dataset.name}' are "
+                f"impossible; at most {most}",
+            )
+    folds = getattr(readout, "folds", 0)
+    if isinstance(folds, int) and folds > dataset.n_train:
+        yield source.problem((*at, "folds"), f"{folds} folds of {dataset.n_train} training images")
 
 
 # Tasks
@@ -330,7 +338,7 @@ def _tasks_of(
         (layer, name, params)
         for layer in model.layers
         for readout in config.readouts
-        for name, params in _readouts_of(readout, config.seed)
+        for name, params in readout.variants(config.seed)
         if not _is_excluded(config.exclude, dataset, network, layer, name)
     ]
     used = {layer.name for layer, _, _ in pairs}
@@ -412,6 +420,15 @@ def _extract_task(
     )
 
 
+def _how_to_score(config: SweepConfig) -> dict[str, Any]:
+    """What decides a prediction's scores beside the read-out; nothing for similarities."""
+    protocol = config.protocol.model_dump(mode="json")
+    if protocol.get("seed", 0) is None:
+        protocol["seed"] = config.seed
+    wanted = {k: v for k, v in config.statistics.model_dump().items() if v}
+    return {"protocol": protocol, **wanted}
+
+
 def layers_of(task: Task) -> list[LayerInfo]:
     """The layers of an extract task, with their shapes."""
     return [
@@ -429,9 +446,6 @@ def _encode_task(
     readout_name: str,
     readout: dict[str, Any],
 ) -> Task:
-    protocol = config.protocol.model_dump(mode="json")
-    if protocol.get("seed", 0) is None:
-        protocol["seed"] = config.seed
     return Task(
         kind=TaskKind.ENCODE,
         label=f"{parent.label} {layer.name} {readout_name}",
@@ -439,7 +453,7 @@ def _encode_task(
             "responses": dataset.responses_digest or f"absent:{dataset.name}",
             "layer": layer.name,
             "readout": readout,
-            "protocol": protocol,
+            **({} if readout["kind"] in ("rdm", "cka") else _how_to_score(config)),
         },
         inputs=(parent.id,),
         columns={

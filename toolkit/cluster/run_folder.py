@@ -149,8 +149,8 @@ class RunFolder:
         return self.path / "features" / f"{extract_id}.zarr"
 
     def gram_path(self, extract_id: str, layer: str) -> Path:
-        """The cached Gram matrix of one layer."""
-        return self.path / "grams" / extract_id / f"{layer}.npy"
+        """The cached Gram matrix of one layer, with the sums of its rows."""
+        return self.path / "grams" / extract_id / f"{layer}.npz"
 
     def result_path(self, task_id: str) -> Path:
         """The file whose appearance means that the task is done."""

@@ -38,7 +38,8 @@ class NeuralDataset:
     stimuli
         The images.
     responses
-        float64 (n_stimuli, n_neuroids), averaged over repetitions, finite.
+        float64 (n_stimuli, n_neuroids), averaged over repetitions; finite, or NaN where a neuron
+        was not recorded if ``masks_missing``.
     repetitions
         float32 or float64 (n_stimuli, n_neuroids, n_repetitions), NaN = not presented; None when
         the source holds averages only.
@@ -56,6 +57,8 @@ class NeuralDataset:
         variance that the stimulus decides.
     oracle_features
         (n_stimuli, d), synthetic data only: what the neurons are linear in.
+    masks_missing
+        Whether NaN responses are accepted as missing.
     source
         The file that messages about the responses name; the data set's name if empty.
 
@@ -77,6 +80,7 @@ class NeuralDataset:
     splits: dict[str, np.ndarray]
     explainable_variance: np.ndarray | None = None
     oracle_features: np.ndarray | None = None
+    masks_missing: bool = False
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -133,7 +137,8 @@ class NeuralDataset:
                 raise DataError(f"{source}: {len(values)} {what}, but there are {axes}")
 
     def _check_finite(self, source: str) -> None:
-        bad = np.argwhere(~np.isfinite(self.responses))
+        accepted = np.isnan(self.responses) if self.masks_missing else False
+        bad = np.argwhere(~np.isfinite(self.responses) & ~np.asarray(accepted))
         if bad.size:
             pairs = [
                 f"neuron {self.neuroid_ids[neuroid]!r} to stimulus {self.stimuli.ids[stimulus]!r}"
@@ -142,7 +147,7 @@ class NeuralDataset:
             raise DataError(
                 f"{source}: {len(bad)} of {self.responses.size} responses are NaN or infinite: "
                 f"{shortened(pairs)}; each neuron needs at least one finite response to each "
-                "image, so remove those neurons or images"
+                "image: remove those neurons or images, or write missing_responses: mask"
             )
 
 

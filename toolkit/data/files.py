@@ -32,6 +32,7 @@ def load(
     neuroid_table: str | Path | None = None,
     image_order: str | None = None,
     framed: bool = False,
+    missing_responses: str = "refuse",
 ) -> NeuralDataset:
     """Load images and responses from files.
 
@@ -63,6 +64,9 @@ def load(
         None means the table where there is one.
     framed
         Whether the images are already cropped to what a network should see.
+    missing_responses
+        What NaN responses mean: ``"refuse"``, an error that names them; ``"mask"``, images that a
+        neuron was not recorded for.
 
     Returns
     -------
@@ -96,6 +100,7 @@ def load(
         category_names=listing.category_names,
         splits=split_indices(listing.split_names),
         source=str(responses),
+        masks_missing=missing_responses == "mask",
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from toolkit.encoding.errors import FeaturesError
+from toolkit.encoding.statistics import LayerStatistics, RowStatistics, centred_statistics
 
 BLOCK_COLUMNS = 16_384
 
@@ -25,14 +26,14 @@ def column_slices(n_columns: int, width: int = BLOCK_COLUMNS) -> list[slice]:
     return [slice(start, min(start + width, n_columns)) for start in range(0, n_columns, width)]
 
 
-def gram_matrix(
+def layer_statistics(
     read: Callable[[slice], NDArray],
     columns: Sequence[slice],
     n_rows: int,
     *,
     n_threads: int = CPU_COUNT,
-) -> NDArray[np.float64]:
-    """Gram matrix of column-centred features, G = (X − μ)(X − μ)ᵀ.
+) -> LayerStatistics:
+    """Gram matrix of column-centred features, G = (X − μ)(X − μ)ᵀ, with the sums of its rows.
 
     Each block of columns is read once, by one of ``n_threads`` Dask threads; its columns are
     centred, because a large common mean would cost float32 its digits; and its product, which
@@ -60,8 +61,8 @@ def gram_matrix(
 
     Returns
     -------
-    (n_rows, n_rows) float64, exactly symmetric, rows and columns summing to 0. A constant layer
-    gives zeros.
+    The Gram matrix, (n_rows, n_rows) float64, is exactly symmetric, its rows and columns sum to 0,
+    and it is 0 for a constant layer.
 
     Raises
     ------
@@ -76,20 +77,31 @@ def gram_matrix(
     n_workers = min(n_threads, len(columns))
     window = _PRODUCTS_PER_WORKER * n_workers
 
-    graph: dict[tuple[str, int], tuple] = {("sum", 0): (np.zeros, (n_rows, n_rows))}
+    graph: dict[tuple[str, int], tuple] = {("sum", 0): (_no_sum, n_rows)}
     for index, block in enumerate(columns):
         earlier_sum = ("sum", max(0, index + 1 - window))  # there, a place in the window is free
-        graph["product", index] = (_centred_product, read, block, n_rows, dtype, earlier_sum)
+        graph["product", index] = (_block_sums, read, block, n_rows, dtype, earlier_sum)
         graph["sum", index + 1] = (_add_in_place, ("sum", index), ("product", index))
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_workers) as pool:
-        gram = dask.threaded.get(graph, ("sum", len(columns)), pool=pool)
+        gram, rows = dask.threaded.get(graph, ("sum", len(columns)), pool=pool)
     if not np.isfinite(gram.diagonal()).all():
         raise FeaturesError(
             "the products of this layer's features overflow float32 (values beyond about 1e18): "
             "the network's activations have diverged; check its weights and preprocessing"
         )
-    return double_centred(gram)
+    return LayerStatistics.from_gram(double_centred(gram), rows)
+
+
+def gram_matrix(
+    read: Callable[[slice], NDArray],
+    columns: Sequence[slice],
+    n_rows: int,
+    *,
+    n_threads: int = CPU_COUNT,
+) -> NDArray[np.float64]:
+    """Gram matrix of column-centred features, (n_rows, n_rows); see :func:`layer_statistics`."""
+    return layer_statistics(read, columns, n_rows, n_threads=n_threads).gram
 
 
 def double_centred(gram: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,14 +122,25 @@ def double_centred(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     return gram
 
 
-def _centred_product(
+Sums = tuple[NDArray[np.floating], RowStatistics]
+Total = tuple[NDArray[np.float64], RowStatistics | None]
+
+
+def _no_sum(n_rows: int) -> Total:
+    return np.zeros((n_rows, n_rows)), None
+
+
+def _block_sums(
     read: Callable[[slice], NDArray],
     block: slice,
     n_rows: int,
     dtype: DTypeLike,
     earlier_sum: object,
-) -> NDArray[np.floating]:
-    """One block's product, (n_rows, n_rows) of ``dtype``; ``earlier_sum`` only orders the graph."""
+) -> Sums:
+    """One block's product, (n_rows, n_rows) of ``dtype``, and the sums of its rows.
+
+    ``earlier_sum`` only orders the graph.
+    """
     features = np.asarray(read(block))
     width = block.stop - block.start
     if features.shape != (n_rows, width):
@@ -132,7 +155,7 @@ def _centred_product(
         raise FeaturesError(_where_not_finite(features, block))
     with np.errstate(invalid="ignore", over="ignore"):
         centred = (features - mean.astype(features.dtype)).astype(dtype, copy=False)
-        return centred @ centred.T
+        return centred @ centred.T, centred_statistics(centred, mean)
 
 
 def _where_not_finite(features: NDArray[np.floating], block: slice) -> str:
@@ -144,7 +167,14 @@ def _where_not_finite(features: NDArray[np.floating], block: slice) -> str:
     )
 
 
-def _add_in_place(total: NDArray[np.float64], product: NDArray[np.floating]) -> NDArray[np.float64]:
+def _add_in_place(total: Total, block: Sums) -> Total:
+    gram, rows = total
     with np.errstate(invalid="ignore", over="ignore"):
-        total += product
-    return total
+        gram += block[0]
+        return gram, block[1] if rows is None else rows + block[1]
+
+
+def _centred_product(
+    read: Callable[[slice], NDArray], block: slice, n_rows: int, dtype: DTypeLike, after: object
+) -> NDArray[np.floating]:
+    return _block_sums(read, block, n_rows, dtype, after)[0]

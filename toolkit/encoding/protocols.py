@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold
+from sklearn.model_selection import KFold, LeaveOneGroupOut, StratifiedShuffleSplit
 
 from toolkit.encoding.errors import ProtocolError
 
@@ -28,18 +28,23 @@ def outer_splits(
     protocol
         ``{"kind": "fixed", "train": "train", "test": "val"}``: the data set's own splits of these
         names. ``{"kind": "kfold", "n_splits": 5, "seed": 0}``: scikit-learn's ``KFold`` over all
-        images, shuffled with this seed; every image is tested once.
+        images, shuffled with this seed; every image is tested once. ``{"kind": "stratified",
+        "n_splits": 10, "train_size": 0.9, "seed": 1}``: ``StratifiedShuffleSplit`` by object, as in
+        Brain-Score's MajajHong2015public.IT-pls. ``{"kind": "leave_one_object_out"}``:
+        each object's images are the test set once.
     n_stimuli
         Number of images.
     splits
         The data set's own splits, name to row numbers.
     object_names
-        Object of each image, for protocols that stratify by it; the two above do not.
+        Object of each image, for the protocols that go by object.
 
     Raises
     ------
     ProtocolError
-        If the kind is unknown, a named split does not exist, or there are fewer images than folds.
+        If the kind is unknown, a named split does not exist, there are fewer images than folds, or
+        a protocol that goes by object meets a data set without objects or with too few images of
+        one.
     """
     kind = protocol.get("kind")
     if kind == "fixed":
@@ -53,7 +58,35 @@ def outer_splits(
             )
         folds = KFold(n_splits, shuffle=True, random_state=protocol["seed"])
         return list(folds.split(np.arange(n_stimuli)))
-    raise ProtocolError(f"protocol: kind is {kind!r}; write 'fixed' or 'kfold'")
+    if kind == "stratified":
+        return _stratified(protocol, n_stimuli, _objects(object_names))
+    if kind == "leave_one_object_out":
+        return list(LeaveOneGroupOut().split(np.arange(n_stimuli), groups=_objects(object_names)))
+    raise ProtocolError(
+        f"protocol: kind is {kind!r}; write 'fixed', 'kfold', 'stratified' or "
+        "'leave_one_object_out'"
+    )
+
+
+def _stratified(
+    protocol: Mapping[str, Any], n_stimuli: int, objects: NDArray[np.str_]
+) -> list[Split]:
+    shuffle = StratifiedShuffleSplit(
+        protocol["n_splits"], train_size=protocol["train_size"], random_state=protocol["seed"]
+    )
+    try:
+        return list(shuffle.split(np.zeros(n_stimuli), objects))
+    except ValueError as error:
+        raise ProtocolError(f"protocol: the images cannot be stratified: {error}") from error
+
+
+def _objects(object_names: Sequence[str] | None) -> NDArray[np.str_]:
+    if object_names is None or len(set(object_names)) < 2:
+        raise ProtocolError(
+            "protocol: the data set does not name at least two objects; give object_name in its "
+            "stimulus table, or write kind 'kfold'"
+        )
+    return np.array(object_names)
 
 
 def check_split(train: NDArray[np.integer], test: NDArray[np.integer], n_stimuli: int) -> None:

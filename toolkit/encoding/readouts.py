@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from toolkit.encoding.components import PrincipalComponents, principal_components
 from toolkit.encoding.errors import FeaturesError, ProtocolError, ReadoutError, ResponsesError
+from toolkit.encoding.pls import pls_weights
 from toolkit.encoding.protocols import Split, check_split
 from toolkit.encoding.ridge import (
     alpha_per_neuron,
@@ -24,8 +25,13 @@ from toolkit.encoding.ridge import (
     shared_alpha,
 )
 from toolkit.metrics import explained_variance, is_constant, mse, pearson_r, r2
+from toolkit.metrics.uncertainty import permutation_p_value
 
-ReadoutKind = Literal["ridge", "linear"]
+ReadoutKind = Literal["ridge", "linear", "pls"]
+
+# Below, the threads of LAPACK's eigh mostly wait for each other: on a busy machine 234 images took
+# 1.5 s with four threads and .01 s with one.
+_THREADS_FROM_N_STIMULI = 1_000
 
 # Brain-Score's protocol has ten splits; ten decompositions of 2,900 images are .7 GB.
 _DECOMPOSITIONS_KEPT = 10
@@ -38,14 +44,15 @@ class Readout:
     Attributes
     ----------
     kind
-        ``"ridge"``, or ``"linear"``: least squares of minimum norm.
+        ``"ridge"``; ``"linear"``: least squares of minimum norm; ``"pls"``: partial least squares,
+        scikit-learn's ``PLSRegression(scale=False)``.
     n_components
         Principal components of the training features that are kept, at most n_train − 1; a layer
         of lower rank gives what it has. None: all of them, which is ridge or least squares on the
         features themselves.
     alphas
         Ridge: penalties to choose from, increasing, in squared units of the unscaled features.
-        Linear: empty.
+        Otherwise empty.
     alpha_per_neuron
         Ridge: a penalty for each neuron, the least out-of-fold squared error; or one for all, the
         highest out-of-fold R² averaged over neurons.
@@ -54,6 +61,10 @@ class Readout:
         The components are those of all training images.
     seed
         Ridge: of the shuffle before the folds are cut.
+    n_latent
+        PLS: latent components; fewer where the responses are fitted with fewer.
+    pls_per_neuron
+        PLS: a model for each neuron, instead of one of all.
 
     Raises
     ------
@@ -67,6 +78,8 @@ class Readout:
     alpha_per_neuron: bool = True
     n_folds: int | None = 5
     seed: int = 0
+    n_latent: int | None = None
+    pls_per_neuron: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ReadoutKind):
@@ -77,10 +90,17 @@ class Readout:
             raise ReadoutError(
                 f"n_folds is {self.n_folds}; write 2 or more, or None for leave-one-out"
             )
-        if self.kind == "linear" and self.alphas:
-            raise ReadoutError("alphas are given, but kind linear has no penalty: leave them empty")
+        if self.kind != "ridge" and self.alphas:
+            raise ReadoutError(
+                f"alphas are given, but kind {self.kind} has no penalty: leave them empty"
+            )
+        if self.kind == "pls" and (self.n_latent is None or self.n_latent < 1):
+            raise ReadoutError(f"n_latent is {self.n_latent}; PLS needs 1 or more")
         if self.kind == "ridge":
             _check_grid(self.alphas)
+
+
+_METRICS = {"ev": explained_variance, "r": pearson_r, "r2": r2, "mse": mse}
 
 
 @dataclass(frozen=True)
@@ -92,15 +112,18 @@ class ReadoutScores:
     ev, r, r2, mse
         (n_splits, n_neurons) float64, as in :mod:`toolkit.metrics`.
     alpha
-        Penalty used, (n_splits, n_neurons); 0 for kind linear, NaN where no penalty matters (a
-        neuron of zero training variance, a constant layer).
+        Penalty used, (n_splits, n_neurons); 0 for kind linear, NaN where there is none (pls) or
+        none matters (a neuron of zero training variance, a constant layer).
     alpha_at_edge
         (n_splits, n_neurons): the penalty is the first or last of a grid of several, so a better
         one may lie outside.
+    p_value
+        (n_splits,): probability of a mean r at least this high if images were shuffled; NaN unless
+        permutations were asked for, over the neurons that miss no test image.
     n_components
-        Components used, (n_splits,) int.
+        Components used, the fewest of any neuron, (n_splits,) int.
     n_train, n_test
-        Images, (n_splits,) int.
+        Images of the split, (n_splits,) int.
     """
 
     ev: NDArray[np.float64]
@@ -109,6 +132,7 @@ class ReadoutScores:
     mse: NDArray[np.float64]
     alpha: NDArray[np.float64]
     alpha_at_edge: NDArray[np.bool_]
+    p_value: NDArray[np.float64]
     n_components: NDArray[np.intp]
     n_train: NDArray[np.intp]
     n_test: NDArray[np.intp]
@@ -120,13 +144,16 @@ class LayerEncoder:
     Where a layer is constant over the training images there is nothing to fit: every prediction is
     the training mean, so EV is 0 and r is NaN.
 
+    A neuron with missing responses is fitted and scored on the images it has; neurons that miss the
+    same images share a decomposition. One that has too few images for the read-out has no score.
+
     Parameters
     ----------
     gram
         Gram matrix of the layer over all images, (n_stimuli, n_stimuli), from
         :func:`toolkit.encoding.gram_matrix`. It is not changed.
     responses
-        (n_stimuli, n_neurons), in the same order of images.
+        (n_stimuli, n_neurons), in the same order of images; NaN where a neuron was not recorded.
     n_threads
         Cores that may be used; by default those this process may run on.
 
@@ -135,7 +162,7 @@ class LayerEncoder:
     FeaturesError
         If the Gram matrix is not square or holds NaN or infinity.
     ResponsesError
-        If the responses have another number of images, or hold NaN or infinity.
+        If the responses have another number of images, or hold infinity.
     """
 
     def __init__(
@@ -145,11 +172,23 @@ class LayerEncoder:
         self._responses = np.asarray(responses, dtype=np.float64)
         _check_gram(self._gram)
         _check_responses(self._responses, n_stimuli=len(self._gram))
-        self._n_threads = n_threads
+        self._groups = _neurons_of_same_images(self._responses)
+        self._n_threads = n_threads if len(self._gram) >= _THREADS_FROM_N_STIMULI else 1
         self._components_of = lru_cache(_DECOMPOSITIONS_KEPT)(self._decompose)
 
-    def score(self, readout: Readout, splits: Sequence[Split]) -> ReadoutScores:
+    def score(
+        self, readout: Readout, splits: Sequence[Split], *, n_permutations: int = 0
+    ) -> ReadoutScores:
         """Fit on the training images of each split and score its test images.
+
+        Parameters
+        ----------
+        readout
+            How to predict.
+        splits
+            Pairs of (training, test) row numbers.
+        n_permutations
+            Shuffles of the test images behind the p-value; 0 for none.
 
         Raises
         ------
@@ -163,7 +202,9 @@ class LayerEncoder:
         if not splits:
             raise ProtocolError("there is no split to score: give at least one (train, test) pair")
         with threadpool_limits(self._n_threads, user_api="blas"):
-            per_split = [self._score_split(readout, train, test) for train, test in splits]
+            per_split = [
+                self._score_split(readout, train, test, n_permutations) for train, test in splits
+            ]
         return ReadoutScores(
             **{name: np.array([row[name] for row in per_split]) for name in per_split[0]}
         )
@@ -177,28 +218,76 @@ class LayerEncoder:
         return principal_components(self._gram[np.ix_(train, train)])
 
     def _score_split(
-        self, readout: Readout, train: NDArray[np.integer], test: NDArray[np.integer]
+        self,
+        readout: Readout,
+        train: NDArray[np.integer],
+        test: NDArray[np.integer],
+        n_permutations: int,
     ) -> dict[str, Any]:
         check_split(train, test, len(self._gram))
         _check_enough_images(readout, len(train))
-        components = self.components(train).leading(readout.n_components)
-        y_train, y_test = self._responses[train], self._responses[test]
-
-        alpha = _alpha(readout, components, y_train, self._n_threads)
-        weights = ridge_weights(components, y_train, np.nan_to_num(alpha))
-        scores = components.project(self._gram[np.ix_(test, train)])
-        prediction = scores @ weights + y_train.mean(axis=0)
-        return {
-            "ev": explained_variance(y_test, prediction),
-            "r": pearson_r(y_test, prediction),
-            "r2": r2(y_test, prediction),
-            "mse": mse(y_test, prediction),
-            "alpha": alpha,
-            "alpha_at_edge": _at_edge(alpha, readout.alphas),
-            "n_components": components.n_components,
-            "n_train": len(train),
-            "n_test": len(test),
+        n_neurons = self._responses.shape[1]
+        row: dict[str, Any] = {
+            name: np.full(n_neurons, np.nan) for name in ("ev", "r", "r2", "mse", "alpha")
         }
+        row |= {"alpha_at_edge": np.zeros(n_neurons, dtype=bool), "p_value": np.nan}
+        n_components = []
+        for neurons, observed in self._groups:
+            seen, tested = train[observed[train]], test[observed[test]]
+            if len(seen) < _fewest_images(readout) or len(tested) < 2:
+                continue
+            prediction, alpha, used = self._predict(readout, seen, tested, neurons)
+            measured = self._responses[np.ix_(tested, neurons)]
+            for name, metric in _METRICS.items():
+                row[name][neurons] = metric(measured, prediction)
+            row["alpha"][neurons] = alpha
+            row["alpha_at_edge"][neurons] = _at_edge(alpha, readout.alphas)
+            if n_permutations and len(tested) == len(test):
+                row["p_value"] = permutation_p_value(
+                    measured, prediction, statistic="mean", n_permutations=n_permutations
+                )
+            n_components.append(used)
+        row["n_components"] = min(n_components, default=0)
+        return row | {"n_train": len(train), "n_test": len(test)}
+
+    def _predict(
+        self,
+        readout: Readout,
+        train: NDArray[np.integer],
+        test: NDArray[np.integer],
+        neurons: NDArray[np.integer],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """Predictions (n_test, n_neurons), penalties (n_neurons,), and components used."""
+        components = self.components(train).leading(readout.n_components)
+        responses = self._responses[np.ix_(train, neurons)]
+        used = components.n_components
+        if readout.kind == "pls":
+            alpha = np.full(len(neurons), np.nan)
+            weights, n_latent = pls_weights(
+                components, responses, readout.n_latent or 1, per_neuron=readout.pls_per_neuron
+            )
+            used = int(n_latent.min())
+        else:
+            alpha = _alpha(readout, components, responses, self._n_threads)
+            weights = ridge_weights(components, responses, np.nan_to_num(alpha))
+        scores = components.project(self._gram[np.ix_(test, train)])
+        return scores @ weights + responses.mean(axis=0), alpha, used
+
+
+def _neurons_of_same_images(
+    responses: NDArray[np.float64],
+) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Groups of neurons, and the images (n_stimuli,) for which each group has responses."""
+    observed = ~np.isnan(responses)
+    patterns, group = np.unique(observed, axis=1, return_inverse=True)
+    return [
+        (np.flatnonzero(group.ravel() == index), patterns[:, index])
+        for index in range(patterns.shape[1])
+    ]
+
+
+def _fewest_images(readout: Readout) -> int:
+    return max(2, (readout.n_components or 0) + 1, readout.n_folds or 0)
 
 
 def _alpha(
@@ -273,9 +362,9 @@ def _check_responses(responses: NDArray[np.float64], n_stimuli: int) -> None:
             f"responses have shape {responses.shape}, but the Gram matrix is of {n_stimuli} "
             "images: give (n_stimuli, n_neurons)"
         )
-    if not np.isfinite(responses).all():
-        row, neuron = np.argwhere(~np.isfinite(responses))[0]
+    if np.isinf(responses).any():
+        row, neuron = np.argwhere(np.isinf(responses))[0]
         raise ResponsesError(
-            f"{(~np.isfinite(responses)).sum()} response(s) are NaN or infinite, the first at "
-            f"image {row}, neuron {neuron}: leave these images or neurons out of the data set"
+            f"{np.isinf(responses).sum()} response(s) are infinite, the first at image {row}, "
+            f"neuron {neuron}: write NaN where a neuron was not recorded"
         )

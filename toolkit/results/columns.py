@@ -60,9 +60,13 @@ AGGREGATE_COLUMNS = (
         "averaged over splits.",
     ),
     Column("ev_mean", _FLOAT, "Mean over neurons of the explained variance 1 - Var(y - p)/Var(y)."),
-    Column("ev_median", _FLOAT, "Median over neurons of the explained variance."),
+    Column(
+        "ev_median",
+        _FLOAT,
+        "Median over neurons, then mean over splits, of the explained variance.",
+    ),
     Column("r_mean", _FLOAT, "Mean over neurons of the Pearson correlation r."),
-    Column("r_median", _FLOAT, "Median over neurons of the Pearson correlation r."),
+    Column("r_median", _FLOAT, "Median over neurons, then mean over splits, of Pearson's r."),
     Column("r2_mean", _FLOAT, "Mean over neurons of R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2."),
     Column(
         "mse_mean",
@@ -90,6 +94,27 @@ AGGREGATE_COLUMNS = (
 )
 """What :func:`toolkit.results.summarise` computes from the neurons of one task."""
 
+UNCERTAINTY_COLUMNS = (
+    Column("r_mean_sem", _FLOAT, "Standard error over splits of r_mean (population SD / sqrt(n))."),
+    Column("r_median_sem", _FLOAT, "Standard error over splits of r_median, as in Brain-Score."),
+    Column("r_mean_low", _FLOAT, "Lower end of r_mean's 95 % bootstrap interval over neurons."),
+    Column("r_mean_high", _FLOAT, "Upper end of r_mean's 95 % bootstrap interval over neurons."),
+    Column(
+        "p_value",
+        _FLOAT,
+        "Probability of r_mean at least this high with shuffled images; median over splits; null "
+        "unless permutations were asked for.",
+    ),
+)
+"""How far the scores could be chance."""
+
+_SIMILARITY = Column(
+    "similarity",
+    _FLOAT,
+    "Agreement of the layer's and the neurons' dissimilarities, or CKA; null for other read-outs.",
+)
+_SOLVER = Column("solver", _TEXT, "How principal components were computed; null without features.")
+
 RUN_COLUMNS = (
     Column("n_train", _INT, "Number of training images per split (of the first split)."),
     Column("n_test", _INT, "Number of test images per split (of the first split)."),
@@ -112,7 +137,15 @@ _N_COMPONENTS = Column(
     "n_components", _INT, "Number of principal components actually used; null without PCA."
 )
 
-SUMMARY_COLUMNS = (_N_COMPONENTS, *AGGREGATE_COLUMNS, *RUN_COLUMNS, *PROVENANCE_COLUMNS)
+SUMMARY_COLUMNS = (
+    _N_COMPONENTS,
+    _SOLVER,
+    *AGGREGATE_COLUMNS,
+    *UNCERTAINTY_COLUMNS,
+    _SIMILARITY,
+    *RUN_COLUMNS,
+    *PROVENANCE_COLUMNS,
+)
 """Keys of the JSON summary in the result file of one task."""
 
 RESULT_COLUMNS = (
@@ -125,7 +158,10 @@ RESULT_COLUMNS = (
     ),
     *IDENTITY_COLUMNS,
     _N_COMPONENTS,
+    _SOLVER,
     *AGGREGATE_COLUMNS,
+    *UNCERTAINTY_COLUMNS,
+    _SIMILARITY,
     *RUN_COLUMNS,
     Column("error_class", _TEXT, "Class of the error that stopped the task, null if none did."),
     Column("error_message", _TEXT, "Message of the error that stopped the task, null if none did."),

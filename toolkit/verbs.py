@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from toolkit.yaml_source import ConfigError, Source
 EXIT_DONE, EXIT_UNFINISHED = 0, 1
 
 _ROUNDS = 2  # the second rebuilds features that the first found damaged
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ORPHANS_S = 10.0  # jobs of a killed sweep end by themselves within a second or two
 
 
@@ -249,7 +251,7 @@ def _detach(folder: RunFolder, options: argparse.Namespace, console: Console) ->
 
 
 def _dispatch(folder: RunFolder, tasks: Sequence[Task], console: Console) -> int:
-    with folder.owned(), _terminating_like_interrupting():
+    with folder.owned(), _stopped_by_signals():
         _wait_for_orphans(folder)
         try:
             for _ in range(_ROUNDS):
@@ -314,18 +316,22 @@ def _found_damage(folder: RunFolder, tasks: Sequence[Task]) -> bool:
     return any(a is not None and a.error_class == "damaged_features" for a in attempts)
 
 
-class _terminating_like_interrupting:  # noqa: N801
-    """A context in which SIGTERM raises KeyboardInterrupt, so that jobs are stopped in order."""
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, so that jobs are stopped in order.
 
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._interrupt)
+    A shell starts background processes with SIGINT ignored; `cancel` sends SIGTERM.
+    """
 
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    @staticmethod
-    def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # Afterwards

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from toolkit.data import NeuralDataset
-    from toolkit.encoding import ReadoutScores
+    from toolkit.encoding import Readout, ReadoutScores
+    from toolkit.encoding.protocols import Split
     from toolkit.features.errors import DamagedChunkError
 
 _log = logging.getLogger("toolkit")
@@ -36,18 +37,16 @@ def encode_layer(task: Task, session: Session, _: Callable[[int, int], None]) ->
 
     meter = Meter()
     dataset = session.dataset_for_encoding(task)
+    is_similarity = task.params["readout"]["kind"] in SIMILARITY_KINDS
+    score = _similarity if is_similarity else _predict
     try:
-        session.statistics(task)
+        neurons, scores = score(task, session, dataset)
     except DamagedChunkError as error:
         _undo_extraction(session, task.inputs[0], error)
         raise
-    is_similarity = task.params["readout"]["kind"] in SIMILARITY_KINDS
-    score = _similarity if is_similarity else _predict
-    neurons, scores = score(task, session, dataset)
     summary = {
         **results.summarise(neurons),
         **scores,
-        "solver": "gram",
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
         "device": "cpu",
@@ -73,19 +72,59 @@ def _predict(
         splits=dataset.splits,
         object_names=dataset.object_names,
     )
-    scores = session.encoder(task, dataset).score(
-        readout, splits, n_permutations=task.params.get("permutations", 0)
-    )
+    scores, solver = _score(task, session, dataset, readout, splits)
     ceilings = session.ceilings(dataset)
     reduces = readout.n_components is not None or readout.kind == "pls"
     return _neuron_table(dataset, scores, ceilings, is_ridge=readout.kind == "ridge"), {
         **_over_splits(scores, ceilings, task.params.get("bootstrap", 0)),
         "similarity": None,
+        "solver": solver,
         "n_components": int(scores.n_components.min()) if reduces else None,
         "n_train": int(scores.n_train[0]),
         "n_test": int(scores.n_test[0]),
         "n_splits": len(splits),
     }
+
+
+def _score(
+    task: Task,
+    session: Session,
+    dataset: NeuralDataset,
+    readout: Readout,
+    splits: Sequence[Split],
+) -> tuple[ReadoutScores, str]:
+    """Scores, and the solver that gave the components."""
+    from toolkit.encoding.compute import open_compute
+    from toolkit.encoding.reduced import score_reduced, solver_of
+
+    n_permutations = task.params.get("permutations", 0)
+    memory_bytes = task.options["memory_gb"] * 1e9
+    solver, reason = solver_of(
+        readout,
+        splits,
+        task.columns["n_features"],
+        memory_bytes=memory_bytes,
+        wanted=task.params.get("solver", "auto"),
+        n_threads=session.n_cpus,
+    )
+    _log.info("solver %s", reason)
+    if solver == "gram":
+        encoder = session.encoder(task, dataset)
+        return encoder.score(readout, splits, n_permutations=n_permutations), solver
+    with open_compute(
+        task.options["workers"], n_cores=session.n_cpus, memory_bytes=int(memory_bytes)
+    ):
+        scores = score_reduced(
+            session.features(task),
+            dataset.responses,
+            readout,
+            splits,
+            solver=solver,
+            memory_bytes=memory_bytes,
+            n_threads=session.n_cpus,
+            n_permutations=n_permutations,
+        )
+    return scores, solver
 
 
 def _neuron_table(
@@ -151,6 +190,7 @@ def _similarity(
     return no_neurons, {
         **dict.fromkeys(names(UNCERTAINTY_COLUMNS)),
         "similarity": similarity,
+        "solver": "gram",
         "n_components": None,
         "n_neurons": len(dataset.neuroid_ids),
         "n_train": 0,

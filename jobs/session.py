@@ -15,6 +15,8 @@ from toolkit.results.provenance import git_sha, versions
 from toolkit.task import Task, json_digest
 
 if TYPE_CHECKING:
+    import zarr
+
     from toolkit.data import NeuralDataset
     from toolkit.encoding import LayerEncoder
     from toolkit.encoding.statistics import LayerStatistics
@@ -99,28 +101,47 @@ class Session:
         """The Gram matrix of a layer and the sums of its rows, from one pass over its features."""
         key = _layer_of(task)
         if self._statistics is None or self._statistics[0] != key:
-            self._statistics = (key, self._read_statistics(*key))
+            self._statistics = (key, self._read_statistics(task))
         return self._statistics[1]
 
-    def _read_statistics(self, extract_id: str, layer: str) -> LayerStatistics:
-        from toolkit.encoding.gram import layer_statistics
-        from toolkit.encoding.statistics import load_statistics, save_statistics
+    def features(self, task: Task) -> zarr.Array:
+        """The stored features of an encode task's layer, (n_stimuli, n_features)."""
         from toolkit.features.store import FeatureStore
 
-        path = self.run.gram_path(extract_id, layer)
+        extract_id, layer = _layer_of(task)
+        return FeatureStore.open(self.run.features_path(extract_id)).array(layer)
+
+    def _read_statistics(self, task: Task) -> LayerStatistics:
+        from toolkit.encoding.statistics import load_statistics, save_statistics
+
+        path = self.run.gram_path(*_layer_of(task))
         if path.is_file():
             return load_statistics(path)
-        store = FeatureStore.open(self.run.features_path(extract_id))
-        statistics = layer_statistics(
+        statistics = self._compute_statistics(task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            save_statistics(temporary, statistics)
+        return statistics
+
+    def _compute_statistics(self, task: Task) -> LayerStatistics:
+        from toolkit.encoding.compute import open_compute, stored_statistics
+        from toolkit.encoding.gram import layer_statistics
+        from toolkit.features.store import FeatureStore
+
+        extract_id, layer = _layer_of(task)
+        path = self.run.features_path(extract_id)
+        workers = task.options["workers"]
+        if workers != "threads":
+            memory_bytes = int(task.options["memory_gb"] * 1e9)
+            with open_compute(workers, n_cores=self.n_cpus, memory_bytes=memory_bytes) as compute:
+                return stored_statistics(path, layer, compute)
+        store = FeatureStore.open(path)
+        return layer_statistics(
             partial(store.read, layer),
             store.column_blocks(layer, _BLOCK_BYTES),
             store.n_stimuli,
             n_threads=self.n_cpus,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            save_statistics(temporary, statistics)
-        return statistics
 
 
 def _layer_of(task: Task) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,17 +32,28 @@ statistics: {bootstrap: 200, permutations: 50}
 """
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def planned(folder: Path, *overrides: str) -> RunFolder:
     """A run whose features are extracted and whose layers are not encoded."""
-    (tmp_path / "sweep.yaml").write_text(CONFIG, encoding="utf-8")
-    config, source = load_config(tmp_path / "sweep.yaml")
-    plan = make_plan(config, source, Catalog(tmp_path / "catalog.json"))
-    run = RunFolder(tmp_path / "run")
+    (folder / "sweep.yaml").write_text(CONFIG, encoding="utf-8")
+    config, source = load_config(folder / "sweep.yaml", overrides)
+    plan = make_plan(config, source, Catalog(folder / "catalog.json"))
+    run = RunFolder(folder / "run")
     run.create()
     run.write_plan(plan.tasks, {})
     run_tasks(str(run.path), [task.id for task in plan.extract], 1)
     return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return planned(tmp_path)
+
+
+def encoded(run: RunFolder, n_cpus: int = 1) -> dict[str, dict[str, Any]]:
+    """Summaries by label."""
+    tasks = [task for task in run.tasks() if task.kind == "encode"]
+    run_tasks(str(run.path), [task.id for task in tasks], n_cpus)
+    return {task.label: read_scores(run.result_path(task.id))[1] for task in tasks}
 
 
 def test_every_byte_of_a_layer_is_read_once(
@@ -80,3 +92,35 @@ def test_each_kind_of_read_out_reports_what_it_has(run: RunFolder) -> None:
             assert 0 < summary["p_value"] <= 1
             assert summary["r_mean_sem"] >= 0
             assert summary["similarity"] is None
+
+
+REDUCED = (
+    "readouts=[{kind: ridge, n_components: 20}, {kind: linear, n_components: 20}]",
+    "models.0.layers=[global_pool]",
+)
+# Share of r_mean: exact solvers agree to rounding, the others lose some of the last components.
+TOLERANCE = {"covariance": 1e-6, "incremental": 0.05, "randomized": 0.1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", TOLERANCE)
+def test_solvers_agree_on_the_scores_and_are_recorded(tmp_path: Path, solver: str) -> None:
+    exact = encoded(planned(tmp_path, *REDUCED))
+    assert {summary["solver"] for summary in exact.values()} == {"gram"}
+    reduced = encoded(planned(tmp_path, *REDUCED, f"pca.solver={solver}"))
+    for name, summary in reduced.items():
+        assert summary["solver"] == solver
+        assert summary["r_mean"] == pytest.approx(exact[name]["r_mean"], abs=TOLERANCE[solver])
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_scores(tmp_path: Path) -> None:
+    here = encoded(planned(tmp_path, *REDUCED))
+    run = planned(tmp_path, *REDUCED, "dask.workers=processes")
+    for task in run.tasks():
+        if task.kind == "encode":
+            run.result_path(task.id).unlink()
+            run.gram_path(task.inputs[0], task.params["layer"]).unlink(missing_ok=True)
+    elsewhere = encoded(run, n_cpus=2)
+    for name, summary in elsewhere.items():
+        assert summary["r_mean"] == pytest.approx(here[name]["r_mean"], rel=1e-6)

@@ -349,6 +349,24 @@ ProtocolConfig = Annotated[
 ]
 
 
+class PcaConfig(Section):
+    """How principal components are computed."""
+
+    solver: Literal["auto", "gram", "covariance", "incremental", "randomized"] = Field(
+        default="auto",
+        description="gram and covariance are exact, the others for what does not fit memory.",
+    )
+
+
+class DaskConfig(Section):
+    """Where the distributed work of read-outs runs; it does not change the results."""
+
+    workers: str = Field(
+        default="threads",
+        description="threads, processes (a LocalCluster), or a scheduler's address or file.",
+    )
+
+
 class StatisticsConfig(Section):
     """How far the scores could be chance; off where it costs time."""
 
@@ -375,6 +393,9 @@ class Resources(Section):
     )
     gpus: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="GPUs; one to extract where the machine has any, if left out."
+    )
+    memory_gb: PositiveFloat = Field(
+        default=8.0, description="Memory, GB; read-outs choose their solver to fit it."
     )
     timeout_min: PositiveInt = Field(default=240, description="Time limit, minutes.")
 
@@ -427,6 +448,8 @@ class SweepConfig(Section):
     readouts: Annotated[
         tuple[ReadoutConfig, ...], BeforeValidator(_as_list), Field(min_length=1)
     ] = Field(description="The readouts.")
+    pca: PcaConfig = Field(default=PcaConfig(), description="Principal components.")
+    dask: DaskConfig = Field(default=DaskConfig(), description="Where read-outs are computed.")
     statistics: StatisticsConfig = Field(
         default=StatisticsConfig(), description="Intervals and p-values."
     )

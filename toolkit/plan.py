@@ -474,6 +474,7 @@ def _encode_task(
             "layer": layer.name,
             "readout": readout,
             **({} if readout["kind"] in ("rdm", "cka") else _how_to_score(config)),
+            **({} if config.pca.solver == "auto" else {"solver": config.pca.solver}),
         },
         inputs=(parent.id,),
         columns={
@@ -489,5 +490,10 @@ def _encode_task(
             "n_features": layer.n_features,
             "readout": readout_name,
         },
-        options={"dataset": dataset.loader, "config_hash": _config_hash(config)},
+        options={
+            "dataset": dataset.loader,
+            "config_hash": _config_hash(config),
+            "workers": config.dask.workers,
+            "memory_gb": config.resources.encode.memory_gb,
+        },
     )

@@ -56,6 +56,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     _refuse_absent_data(sweep)
     _refuse_impossible_resources(sweep)
     _warn_of_leaks(sweep.plan, console)
+    if sweep.config.pca.solver != "auto":
+        _solver_reasons(sweep)
     folder, tasks = sweep.folder, sweep.plan.tasks
     folder.create()
     sweep.catalog.save(folder.catalog_path)
@@ -82,6 +84,8 @@ def plan(options: argparse.Namespace, console: Console) -> int:
         )
     done = sweep.folder.done_ids() if sweep.folder.results_folder.is_dir() else set()
     console.print(_plan_table(sweep.plan, done))
+    for line in _solver_reasons(sweep):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     return EXIT_DONE
 
 
@@ -227,6 +231,25 @@ def _plan_table(plan_: Plan, done: set[str]) -> Table:
         counts = (len(tasks), n_done, len(tasks) - n_done)
         table.add_row(str(kind), *map(str, counts), *sizes)
     return table
+
+
+def _solver_reasons(sweep: _Sweep) -> list[str]:
+    """How principal components will be computed: for each solver, its largest layer and why."""
+    from toolkit.encoding.reduction import ReductionError, choose_solver
+
+    n_train = {dataset.name: dataset.n_train for dataset in sweep.plan.datasets}
+    memory_bytes = sweep.config.resources.encode.memory_gb * 1e9
+    reasons: dict[str, str] = {}
+    reducing = [t for t in sweep.plan.encode if t.params["readout"].get("n_components")]
+    for task in sorted(reducing, key=lambda task: task.columns["n_features"]):
+        n, p = n_train[task.columns["dataset"]], task.columns["n_features"]
+        k = min(task.params["readout"]["n_components"], p)
+        try:
+            solver, reason = choose_solver(n, p, k, memory_bytes, sweep.config.pca.solver)
+        except ReductionError as error:
+            raise sweep.source.error(("pca", "solver"), f"{task.label}: {error}") from error
+        reasons[solver] = f"pca.solver {sweep.config.pca.solver}: {reason}"
+    return list(reasons.values())
 
 
 def _detach(folder: RunFolder, options: argparse.Namespace, console: Console) -> int:

@@ -77,14 +77,25 @@ def layer_statistics(
     n_workers = min(n_threads, len(columns))
     window = _PRODUCTS_PER_WORKER * n_workers
 
-    graph: dict[tuple[str, int], tuple] = {("sum", 0): (_no_sum, n_rows)}
+    graph: dict[tuple[str, int], tuple] = {("sum", 0): (no_sum, n_rows)}
     for index, block in enumerate(columns):
         earlier_sum = ("sum", max(0, index + 1 - window))  # there, a place in the window is free
-        graph["product", index] = (_block_sums, read, block, n_rows, dtype, earlier_sum)
-        graph["sum", index + 1] = (_add_in_place, ("sum", index), ("product", index))
+        graph["product", index] = (block_sums, read, block, n_rows, dtype, earlier_sum)
+        graph["sum", index + 1] = (add_in_place, ("sum", index), ("product", index))
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_workers) as pool:
         gram, rows = dask.threaded.get(graph, ("sum", len(columns)), pool=pool)
+    return finished(gram, rows)
+
+
+def finished(gram: NDArray[np.float64], rows: RowStatistics) -> LayerStatistics:
+    """Statistics from the sums over all blocks; ``gram`` is centred in place.
+
+    Raises
+    ------
+    FeaturesError
+        If the products overflowed.
+    """
     if not np.isfinite(gram.diagonal()).all():
         raise FeaturesError(
             "the products of this layer's features overflow float32 (values beyond about 1e18): "
@@ -126,11 +137,12 @@ Sums = tuple[NDArray[np.floating], RowStatistics]
 Total = tuple[NDArray[np.float64], RowStatistics | None]
 
 
-def _no_sum(n_rows: int) -> Total:
+def no_sum(n_rows: int) -> Total:
+    """The total of no block."""
     return np.zeros((n_rows, n_rows)), None
 
 
-def _block_sums(
+def block_sums(
     read: Callable[[slice], NDArray],
     block: slice,
     n_rows: int,
@@ -167,14 +179,9 @@ def _where_not_finite(features: NDArray[np.floating], block: slice) -> str:
     )
 
 
-def _add_in_place(total: Total, block: Sums) -> Total:
+def add_in_place(total: Total, block: Sums) -> Total:
+    """The total, to whose matrix the block's product has been added."""
     gram, rows = total
     with np.errstate(invalid="ignore", over="ignore"):
         gram += block[0]
         return gram, block[1] if rows is None else rows + block[1]
-
-
-def _centred_product(
-    read: Callable[[slice], NDArray], block: slice, n_rows: int, dtype: DTypeLike, after: object
-) -> NDArray[np.floating]:
-    return _block_sums(read, block, n_rows, dtype, after)[0]

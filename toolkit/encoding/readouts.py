@@ -100,7 +100,7 @@ class Readout:
             _check_grid(self.alphas)
 
 
-_METRICS = {"ev": explained_variance, "r": pearson_r, "r2": r2, "mse": mse}
+METRICS = {"ev": explained_variance, "r": pearson_r, "r2": r2, "mse": mse}
 
 
 @dataclass(frozen=True)
@@ -238,10 +238,10 @@ class LayerEncoder:
                 continue
             prediction, alpha, used = self._predict(readout, seen, tested, neurons)
             measured = self._responses[np.ix_(tested, neurons)]
-            for name, metric in _METRICS.items():
+            for name, metric in METRICS.items():
                 row[name][neurons] = metric(measured, prediction)
             row["alpha"][neurons] = alpha
-            row["alpha_at_edge"][neurons] = _at_edge(alpha, readout.alphas)
+            row["alpha_at_edge"][neurons] = at_edge(alpha, readout.alphas)
             if n_permutations and len(tested) == len(test):
                 row["p_value"] = permutation_p_value(
                     measured, prediction, statistic="mean", n_permutations=n_permutations
@@ -315,7 +315,8 @@ def _alpha(
     return choose(errors, alphas, responses)
 
 
-def _at_edge(alpha: NDArray[np.float64], alphas: tuple[float, ...]) -> NDArray[np.bool_]:
+def at_edge(alpha: NDArray[np.float64], alphas: tuple[float, ...]) -> NDArray[np.bool_]:
+    """Which penalties, (n_neurons,), are the first or last of a grid of several."""
     if len(alphas) < 2:
         return np.zeros(len(alpha), dtype=bool)
     return (alpha == alphas[0]) | (alpha == alphas[-1])

@@ -1,0 +1,114 @@
+"""Read-outs of layers whose Gram matrix does not fit: reduce, then ridge on the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from dask.system import CPU_COUNT
+from numpy.typing import NDArray
+
+from toolkit.encoding.errors import ReadoutError
+from toolkit.encoding.protocols import Split
+from toolkit.encoding.readouts import METRICS, Readout, ReadoutScores, at_edge
+from toolkit.encoding.reduced_ridge import fit_ridge
+from toolkit.encoding.reduction import Layer, Solver, choose_solver, reduce_layer
+from toolkit.metrics.uncertainty import permutation_p_value
+
+
+def solver_of(
+    readout: Readout,
+    splits: Sequence[Split],
+    n_features: int,
+    *,
+    memory_bytes: float,
+    wanted: Solver | Literal["auto"] = "auto",
+    n_threads: int = CPU_COUNT,
+) -> tuple[Solver, str]:
+    """How a read-out's components are computed, and why; ``"gram"`` for one without components.
+
+    Raises
+    ------
+    ReductionError
+        If the solver wanted, or every one, needs more memory.
+    """
+    if readout.kind == "pls" or readout.n_components is None:
+        return "gram", "gram: this read-out uses all components."
+    train, test = splits[0]
+    k = min(readout.n_components, n_features, len(train) - 1)
+    return choose_solver(
+        len(train), n_features, k, memory_bytes, wanted, n_test=len(test), n_threads=n_threads
+    )
+
+
+def score_reduced(
+    layer: Layer,
+    responses: NDArray[np.float64],
+    readout: Readout,
+    splits: Sequence[Split],
+    *,
+    solver: Solver,
+    memory_bytes: float,
+    n_threads: int = CPU_COUNT,
+    n_permutations: int = 0,
+) -> ReadoutScores:
+    """What :meth:`toolkit.encoding.LayerEncoder.score` gives, without a Gram matrix.
+
+    Parameters
+    ----------
+    layer
+        (n_stimuli, n_features), streamed.
+    responses
+        (n_stimuli, n_neurons), complete.
+    readout
+        Kind ridge with folds, or linear; with ``n_components``.
+    splits
+        Pairs of (training, test) row numbers.
+    solver, memory_bytes, n_threads
+        As in :func:`toolkit.encoding.reduction.reduce_layer`.
+    n_permutations
+        Shuffles of the test images behind the p-value; 0 for none.
+
+    Raises
+    ------
+    ReadoutError
+        If the read-out needs all components.
+    ResponsesError
+        If a response is missing.
+    """
+    if readout.kind == "pls" or readout.n_components is None:
+        raise ReadoutError(
+            f"solver {solver} keeps some components, but this read-out needs all of them: give "
+            "n_components, or write solver gram"
+        )
+    rows = []
+    for train, test in splits:
+        k = min(readout.n_components, layer.shape[1], len(train) - 1)
+        reduction = reduce_layer(
+            layer,
+            train,
+            test,
+            k,
+            memory_bytes=memory_bytes,
+            solver=solver,
+            n_threads=n_threads,
+            seed=readout.seed,
+        )
+        fit = fit_ridge(reduction.train_scores, responses[train], readout)
+        measured, predicted = responses[test], fit.predict(reduction.test_scores)
+        row: dict[str, Any] = {name: of(measured, predicted) for name, of in METRICS.items()}
+        row |= {
+            "alpha": fit.alpha,
+            "alpha_at_edge": at_edge(fit.alpha, readout.alphas),
+            "p_value": np.nan,
+            "n_components": reduction.train_scores.shape[1],
+            "n_train": len(train),
+            "n_test": len(test),
+        }
+        if n_permutations:
+            row["p_value"] = permutation_p_value(
+                measured, predicted, statistic="mean", n_permutations=n_permutations
+            )
+        rows.append(row)
+    return ReadoutScores(**{name: np.array([row[name] for row in rows]) for name in rows[0]})

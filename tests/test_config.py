@@ -67,6 +67,16 @@ def test_refusals_name_file_line_key_and_remedy(
     assert says in message
 
 
+def test_penalties_are_a_list_or_a_grid(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    config, _ = load_config(path, ["readouts.0.alphas={min: 1, max: 100, n: 3}"])
+    assert config.readouts[0].alpha_values == pytest.approx((1, 10, 100))
+    config, _ = load_config(path, ["readouts.0.alphas=[10, 1, 10]"])
+    assert config.readouts[0].alpha_values == (1, 10)
+    assert len(refusal(path, "readouts.0.alphas=[1, -1]").splitlines()) == 1
+    assert "readouts[0].alphas.max: this key" in refusal(path, "readouts.0.alphas={min: 1, n: 2}")
+
+
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     bad = GOOD.replace("kind: ridge", "kind: rigde").replace("kind: synthetic", "kind: synth")
     assert len(refusal(write(tmp_path, bad)).splitlines()) == 2

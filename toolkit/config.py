@@ -12,9 +12,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -186,6 +188,14 @@ class AlphaGrid(Section):
         return tuple(self.min * ratio ** (k / (self.n - 1)) for k in range(self.n))
 
 
+def _grid_or_list(value: Any) -> str:
+    return "grid" if isinstance(value, dict | AlphaGrid) else "list"
+
+
+Alphas = Annotated[
+    Annotated[tuple[PositiveFloat, ...], Tag("list")] | Annotated[AlphaGrid, Tag("grid")],
+    Discriminator(_grid_or_list),
+]
 Components = Annotated[
     tuple[PositiveInt | None, ...], BeforeValidator(_as_list), Field(min_length=1)
 ]
@@ -199,7 +209,7 @@ class RidgeReadout(Section):
     kind: Literal["ridge"] = Field(description="Ridge regression.")
     name: str | None = Field(default=None, description=_NAME)
     n_components: Components = Field(default=(None,), description=_COMPONENTS)
-    alphas: tuple[PositiveFloat, ...] | AlphaGrid = Field(
+    alphas: Alphas = Field(
         default=DEFAULT_ALPHAS, description="Penalties to choose from: a list, or min, max and n."
     )
     alpha: Literal["per_neuron", "shared"] = Field(

@@ -94,8 +94,7 @@ def _score(
     splits: Sequence[Split],
 ) -> tuple[ReadoutScores, str]:
     """Scores, and the solver that gave the components."""
-    from toolkit.encoding.compute import open_compute
-    from toolkit.encoding.reduced import score_reduced, solver_of
+    from toolkit.encoding.solver import solver_of
 
     n_permutations = task.params.get("permutations", 0)
     memory_bytes = task.options["memory_gb"] * 1e9
@@ -111,6 +110,10 @@ def _score(
     if solver == "gram":
         encoder = session.encoder(task, dataset)
         return encoder.score(readout, splits, n_permutations=n_permutations), solver
+
+    from toolkit.encoding.compute import open_compute
+    from toolkit.encoding.reduced import score_reduced
+
     with open_compute(
         task.options["workers"], n_cores=session.n_cpus, memory_bytes=int(memory_bytes)
     ):

@@ -124,7 +124,6 @@ class Session:
         return statistics
 
     def _compute_statistics(self, task: Task) -> LayerStatistics:
-        from toolkit.encoding.compute import open_compute, stored_statistics
         from toolkit.encoding.gram import layer_statistics
         from toolkit.features.store import FeatureStore
 
@@ -132,6 +131,8 @@ class Session:
         path = self.run.features_path(extract_id)
         workers = task.options["workers"]
         if workers != "threads":
+            from toolkit.encoding.compute import open_compute, stored_statistics
+
             memory_bytes = int(task.options["memory_gb"] * 1e9)
             with open_compute(workers, n_cores=self.n_cpus, memory_bytes=memory_bytes) as compute:
                 return stored_statistics(path, layer, compute)

@@ -23,10 +23,12 @@ from toolkit.encoding import (
     principal_components,
 )
 from toolkit.encoding import reduction as reduction_module
+from toolkit.encoding import solver as solver_module
 from toolkit.encoding.compute import open_compute
 from toolkit.encoding.reduced_ridge import fit_ridge
-from toolkit.encoding.reduction import ReductionError, choose_solver, reduce_layer
+from toolkit.encoding.reduction import reduce_layer
 from toolkit.encoding.ridge import kfold_squared_errors
+from toolkit.encoding.solver import ReductionError, choose_solver
 from toolkit.metrics import explained_variance
 
 SOLVERS = ("gram", "covariance", "incremental", "randomized")
@@ -58,8 +60,9 @@ def shuffled_split(n=800, n_train=650, seed=1):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 32 rows and 64 columns, so that small layers have many of them."""
-    monkeypatch.setattr(reduction_module, "_ROW_BLOCK_BYTES", 1)
-    monkeypatch.setattr(reduction_module, "BLOCK_COLUMNS", 64)
+    monkeypatch.setattr(solver_module, "_ROW_BLOCK_BYTES", 1)
+    for module in (reduction_module, solver_module):
+        monkeypatch.setattr(module, "BLOCK_COLUMNS", 64)
 
 
 def assert_equal_up_to_sign(ours, theirs, tolerance):
@@ -264,8 +267,9 @@ def test_features_are_read_in_blocks_as_often_as_is_said(small_blocks, solver):
 def test_memory_stays_within_what_was_said_and_below_the_layer(
     tmp_path, monkeypatch, solver, n, p, row_block_bytes
 ):
-    monkeypatch.setattr(reduction_module, "_ROW_BLOCK_BYTES", row_block_bytes)
-    monkeypatch.setattr(reduction_module, "BLOCK_COLUMNS", 1024)
+    monkeypatch.setattr(solver_module, "_ROW_BLOCK_BYTES", row_block_bytes)
+    for module in (reduction_module, solver_module):
+        monkeypatch.setattr(module, "BLOCK_COLUMNS", 1024)
     layer = zarr.create_array(tmp_path / "layer", shape=(n, p), chunks=(32, 1024), dtype="f4")
     rng = np.random.default_rng(0)
     for start in range(0, n, 320):
@@ -273,7 +277,7 @@ def test_memory_stays_within_what_was_said_and_below_the_layer(
         layer[start : start + height] = rng.standard_normal((height, p), dtype=np.float32)
     n_test = n // 10
     train, test = np.arange(n - n_test), np.arange(n - n_test, n)
-    needed = reduction_module._needed_bytes(n - n_test, n_test, p, 10, 1)[solver]
+    needed = solver_module._needed_bytes(n - n_test, n_test, p, 10, 1)[solver]
     tracemalloc.start()
     reduce_layer(layer, train, test, 10, solver=solver, memory_bytes=needed, n_threads=1)
     peak = tracemalloc.get_traced_memory()[1]
@@ -364,7 +368,7 @@ def test_more_components_than_there_are_is_refused(n_train, n_features):
 
 def test_memory_needed_grows_with_the_test_images_and_threads():
     needed = [
-        reduction_module._needed_bytes(5_000, n_test, 10_000, 100, n_threads)
+        solver_module._needed_bytes(5_000, n_test, 10_000, 100, n_threads)
         for n_test, n_threads in ((0, 1), (5_000, 1), (0, 8))
     ]
     for solver in ("gram", "randomized"):

@@ -235,7 +235,7 @@ def _plan_table(plan_: Plan, done: set[str]) -> Table:
 
 def _solver_reasons(sweep: _Sweep) -> list[str]:
     """How principal components will be computed: for each solver, its largest layer and why."""
-    from toolkit.encoding.reduction import ReductionError, choose_solver
+    from toolkit.encoding.solver import ReductionError, choose_solver
 
     n_train = {dataset.name: dataset.n_train for dataset in sweep.plan.datasets}
     memory_bytes = sweep.config.resources.encode.memory_gb * 1e9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 OpenFile = TypeVar("OpenFile")
+_OPENING = threading.Lock()
 
 
 class Stimuli(ABC):
@@ -90,11 +92,12 @@ class PerProcess(Generic[OpenFile]):
         self._opened: tuple[int, OpenFile] | None = None
 
     def get(self) -> OpenFile:
-        """Return this process's open file."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = None  # let go of the parent's handle before opening our own
-            self._opened = (os.getpid(), self._open_file())
-        return self._opened[1]
+        """Return this process's open file; any thread may ask first."""
+        with _OPENING:
+            if self._opened is None or self._opened[0] != os.getpid():
+                self._opened = None  # let go of the parent's handle before opening our own
+                self._opened = (os.getpid(), self._open_file())
+            return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_open_file": self._open_file, "_opened": None}

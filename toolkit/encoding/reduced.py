@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -13,33 +13,8 @@ from toolkit.encoding.errors import ReadoutError
 from toolkit.encoding.protocols import Split
 from toolkit.encoding.readouts import METRICS, Readout, ReadoutScores, at_edge
 from toolkit.encoding.reduced_ridge import fit_ridge
-from toolkit.encoding.reduction import Layer, Solver, choose_solver, reduce_layer
+from toolkit.encoding.reduction import Layer, Solver, reduce_layer
 from toolkit.metrics.uncertainty import permutation_p_value
-
-
-def solver_of(
-    readout: Readout,
-    splits: Sequence[Split],
-    n_features: int,
-    *,
-    memory_bytes: float,
-    wanted: Solver | Literal["auto"] = "auto",
-    n_threads: int = CPU_COUNT,
-) -> tuple[Solver, str]:
-    """How a read-out's components are computed, and why; ``"gram"`` for one without components.
-
-    Raises
-    ------
-    ReductionError
-        If the solver wanted, or every one, needs more memory.
-    """
-    if readout.kind == "pls" or readout.n_components is None:
-        return "gram", "gram: this read-out uses all components."
-    train, test = splits[0]
-    k = min(readout.n_components, n_features, len(train) - 1)
-    return choose_solver(
-        len(train), n_features, k, memory_bytes, wanted, n_test=len(test), n_threads=n_threads
-    )
 
 
 def score_reduced(

@@ -25,11 +25,10 @@ iterations, ``"auto"``, 2 % and 15 % were lost; with seven, rounding spoilt the 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import dask
 import dask.array as da
@@ -44,35 +43,18 @@ from threadpoolctl import threadpool_limits
 
 from toolkit.encoding.components import RANK_TOLERANCE, principal_components
 from toolkit.encoding.compute import tree_reduced
-from toolkit.encoding.errors import EncodingError, FeaturesError
+from toolkit.encoding.errors import FeaturesError
 from toolkit.encoding.gram import BLOCK_COLUMNS, column_slices, gram_matrix
 from toolkit.encoding.protocols import check_split
+from toolkit.encoding.solver import SLICE_COLUMNS, Solver, block_rows, choose_solver, oversampled
 
-Solver = Literal["gram", "covariance", "incremental", "randomized"]
 Layer: TypeAlias = da.Array | zarr.Array | NDArray[np.floating]
 
-# The eigenvectors of a larger matrix take longer than an approximation is worth.
-EXACT_MAX_SIDE = 20_000
-
-# Components or columns that an approximate solver works with, for each one that is kept.
-_OVERSAMPLING = 2
 
 _POWER_ITERATIONS = 2
-# Per thread, of float64. Blocks of columns are stored width, in float32, and converted by slices.
-_ROW_BLOCK_BYTES = 2**27
-_SLICE_COLUMNS = 1024
-
-# Copies of a batch and the components before it that one step of IncrementalPCA holds.
-_SVD_COPIES = 7
 
 # Variation below this share of the mean is rounding of the mean in float64.
 _ROUNDING = 1e-14
-
-
-class ReductionError(EncodingError):
-    """A reduction that is impossible for this many images, features and bytes."""
-
-    error_class = "bad_reduction"
 
 
 @dataclass(frozen=True)
@@ -99,80 +81,6 @@ class Reduction:
     explained_variances: NDArray[np.float64]
     solver: Solver
     n_passes: int
-
-
-def choose_solver(
-    n_train: int,
-    n_features: int,
-    n_components: int,
-    memory_bytes: float,
-    wanted: Solver | Literal["auto"] = "auto",
-    *,
-    n_test: int = 0,
-    n_threads: int = CPU_COUNT,
-) -> tuple[Solver, str]:
-    """The solver for a layer of this size, and why, in a sentence with the numbers.
-
-    ``"auto"`` is the first of gram, covariance, randomized and incremental that fits into memory;
-    an exact one only if its matrix has at most ``EXACT_MAX_SIDE`` rows.
-
-    Parameters
-    ----------
-    n_train, n_test
-        Images.
-    n_features, n_components
-        Of the layer, and to be kept.
-    memory_bytes
-        Memory that may be used, beside that of the scores themselves.
-    wanted
-        A solver, or ``"auto"``.
-    n_threads
-        Cores that will be used.
-
-    Raises
-    ------
-    ReductionError
-        If there are more components than training images − 1 or features, or if the solver that is
-        wanted, or every one, needs more memory.
-    """
-    most = min(n_train - 1, n_features)
-    if not 1 <= n_components <= most:
-        raise ReductionError(
-            f"n_components is {n_components}, but {n_train} training images of {n_features} "
-            f"features have 1 to {most} components; write one of these"
-        )
-    if wanted not in ("auto", *get_args(Solver)):
-        known = ", ".join(("auto", *get_args(Solver)))
-        raise ReductionError(f"solver is {wanted!r}; write one of {known}")
-    needed_bytes = _needed_bytes(n_train, n_test, n_features, n_components, n_threads)
-    needs = {name: f"{count / 1e9:.2f} GB" for name, count in needed_bytes.items()}
-    memory = f"{memory_bytes / 1e9:.2f} GB"
-    size = f"{n_train} training images × {n_features} features"
-    if wanted != "auto":
-        if needed_bytes[wanted] > memory_bytes:
-            others = ", ".join(f"{name} {need}" for name, need in needs.items() if name != wanted)
-            raise ReductionError(
-                f"solver {wanted} needs {needs[wanted]} for {size} and {n_components} components, "
-                f"more than the {memory} there are (others: {others}); choose one that fits, fewer "
-                "threads or components, or more memory"
-            )
-        return wanted, f"{wanted}, as asked: {size} need {needs[wanted]} of {memory}."
-    sides = {"gram": n_train, "covariance": n_features}
-    passed_over: list[str] = []
-    for solver in needed_bytes:
-        side = sides.get(solver, 0)
-        if needed_bytes[solver] <= memory_bytes and side <= EXACT_MAX_SIDE:
-            why = f" ({'; '.join(passed_over)})" if passed_over else ""
-            return solver, f"{solver}: {size} need {needs[solver]} of {memory}{why}."
-        passed_over.append(
-            f"{solver} would decompose {side} × {side}, more than {EXACT_MAX_SIDE} squared"
-            if side > EXACT_MAX_SIDE
-            else f"{solver} would need {needs[solver]}"
-        )
-    raise ReductionError(
-        f"no solver fits {size} and {n_components} components into {memory}: "
-        f"{'; '.join(passed_over)}; give more memory, fewer threads or fewer components"
-    )
 
 
 def reduce_layer(
@@ -235,30 +143,6 @@ def reduce_layer(
         return _turned(projected, mean_square, len(train), n_components, chosen)
 
 
-def _needed_bytes(
-    n_train: int, n_test: int, n_features: int, n_components: int, n_threads: int
-) -> dict[Solver, float]:
-    """What each solver holds at once, in the order in which ``"auto"`` prefers them.
-
-    Of results that are summed in a tree, one per thread and one per level wait.
-    """
-    n = n_train + n_test
-    rows, columns = block_rows(n_features), min(n_features, BLOCK_COLUMNS)
-    row_blocks_bytes = n_threads * 2.5 * 8 * min(rows, n) * n_features
-    column_block_bytes = n_threads * 4 * n * columns
-    slice_bytes = n_threads * 2 * 8 * n * min(columns, _SLICE_COLUMNS)
-    row_sums = n_threads + 2 + math.ceil(math.log2(-(-n_train // rows) + 1))
-    column_sums = 2 * n_threads + 3 + math.ceil(math.log2(-(-n_features // columns) + 1))
-    width = _oversampled(n_components, n_train, n_features)
-    return {
-        "gram": 8 * max((n_threads + 1) * n**2, n**2 + 5 * n_train**2) + 3 * column_block_bytes,
-        "covariance": 8 * max(row_sums, 5) * n_features**2 + row_blocks_bytes,
-        "randomized": 8 * column_sums * n * width + 2 * column_block_bytes + slice_bytes,
-        "incremental": 8 * _SVD_COPIES * (width + max(width, rows) + 1) * n_features
-        + row_blocks_bytes,
-    }
-
-
 def _by_gram(
     layer: Layer,
     train: NDArray[np.integer],
@@ -306,7 +190,7 @@ def _by_incremental(
     n_components: int,
     seed: int,
 ) -> tuple[NDArray[np.float64], float]:
-    kept = _oversampled(n_components, len(train), layer.shape[1])
+    kept = oversampled(n_components, len(train), layer.shape[1])
     pca = IncrementalPCA(
         kept, svd_solver="randomized", iterated_power=_POWER_ITERATIONS, random_state=seed
     )
@@ -316,9 +200,8 @@ def _by_incremental(
         blocks = [take(block, inside) for block, inside, _ in _row_blocks(layer, batch)]
         features = np.concatenate(computed(*blocks))
         with dask.config.set(scheduler="synchronous"), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "invalid value encountered in divide"
-            )  # its first mean
+            # Its first mean divides by a count of 0.
+            warnings.filterwarnings("ignore", "invalid value encountered in divide")
             pca.partial_fit(da.from_array(features, chunks=(-1, -1)), check_input=False)
     rows = np.concatenate([train, test])
     return _projected(layer, rows, pca.mean_, pca.components_.T), pca.mean_ @ pca.mean_
@@ -337,7 +220,7 @@ def _by_sketch(
     columns: X V = (X XᵀT) R⁻¹, where RᵀR = (XᵀT)ᵀ(XᵀT). T is random first, then an orthonormal
     basis of what the first pass found.
     """
-    width = _oversampled(n_components, len(train), layer.shape[1])
+    width = oversampled(n_components, len(train), layer.shape[1])
     test_matrix = np.random.default_rng(seed).standard_normal((len(train), width))
     basis, _, _ = _sketched(layer, train, test_matrix)
     orthonormal, _ = np.linalg.qr(basis)
@@ -480,7 +363,7 @@ def _sketch_products(
     """What one block of columns adds to the result of :func:`_sketched`."""
     n_train, width = test_matrix.shape
     product, square, mean_square = np.zeros((len(rows), width)), np.zeros((width, width)), 0.0
-    for columns in column_slices(block.shape[1], _SLICE_COLUMNS):
+    for columns in column_slices(block.shape[1], SLICE_COLUMNS):
         features = _as_float64(block[:, columns], rows)
         mean = features[:n_train].mean(axis=0)
         features -= mean
@@ -494,15 +377,6 @@ def _sketch_products(
 def added(a: Sequence, b: Sequence) -> tuple:
     """Sums of what stands at the same place."""
     return tuple(left + right for left, right in zip(a, b, strict=True))
-
-
-def _oversampled(n_components: int, n_train: int, n_features: int) -> int:
-    return min(_OVERSAMPLING * n_components, n_train - 1, n_features)
-
-
-def block_rows(n_features: int) -> int:
-    """Rows of a block, a multiple of the 32 rows in which features are stored."""
-    return max(1, _ROW_BLOCK_BYTES // (8 * 32 * max(1, n_features))) * 32
 
 
 def _block_columns(layer: Layer) -> int:

@@ -15,6 +15,7 @@ import pytest
 from toolkit.cluster.batches import Batch
 from toolkit.cluster.local import JobResources, available_gpus, run_local
 from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.snapshot import take_snapshot
 from toolkit.task import Task, TaskKind, TaskState
 
 
@@ -107,6 +108,17 @@ def test_children_of_a_failed_job_are_left_out(tmp_path: Path) -> None:
     batches.append(Batch("child", child.kind, (child.id,), frozenset(batches[0].task_ids)))
     run_local(run, batches, partial(die, str(run.path)), ONE_CPU, max_parallel=1)
     assert run.attempt(child.id) is None
+
+
+def test_children_in_the_job_of_a_failed_parent_are_blocked(tmp_path: Path) -> None:
+    run, _ = make_run(tmp_path, 1)
+    parent = run.tasks()[0]
+    child = Task(TaskKind.ENCODE, {}, inputs=(parent.id,))
+    run.write_plan([parent, child], {})
+    together = Batch("both", parent.kind, (parent.id, child.id))
+    run_local(run, [together], partial(die, str(run.path)), ONE_CPU, max_parallel=1)
+    states = [view.state for view in take_snapshot(run, run.tasks())]
+    assert states == [TaskState.FAILED, TaskState.BLOCKED]
 
 
 @pytest.mark.slow

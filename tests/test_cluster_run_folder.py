@@ -123,5 +123,8 @@ def test_read_outs_of_one_network_share_a_job_after_its_extraction() -> None:
     ]
     batches = make_batches([PARENT, other, *children])
     assert [len(batch.task_ids) for batch in batches] == [1, 3, 1, 3]
+    together = make_batches([PARENT, *children[:3]], one_job_per_network=True)
+    assert [batch.task_ids[0] for batch in together] == [PARENT.id]
+    assert len(together[0].task_ids) == 4
     assert batches[1].waits_for == {PARENT.id}
     assert batches[3].waits_for == {other.id}

@@ -296,15 +296,15 @@ def _run_round(folder: RunFolder, tasks: Sequence[Task], console: Console) -> No
     executor = ExecutorConfig.model_validate(settings["executor"])
     resources = StageResources.model_validate(settings["resources"])
     work = partial(run_tasks, str(folder.path))
-    batches = make_batches(todo)
     with following(folder, todo, console):
         if executor.kind == "inprocess":
             cpus = {kind: getattr(resources, kind).cpus for kind in TaskKind}
-            run_inprocess(batches, work, cpus)
+            run_inprocess(make_batches(todo), work, cpus)
         else:
             from toolkit.cluster.local import run_local
 
             jobs = _job_resources(resources, executor.max_parallel)
+            batches = make_batches(todo, one_job_per_network=not jobs[TaskKind.EXTRACT].n_gpus)
             run_local(folder, batches, work, jobs, executor.max_parallel)
 
 

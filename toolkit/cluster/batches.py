@@ -30,17 +30,26 @@ class Batch:
     waits_for: frozenset[str] = frozenset()
 
 
-def make_batches(tasks: Sequence[Task]) -> list[Batch]:
+def make_batches(tasks: Sequence[Task], *, one_job_per_network: bool = False) -> list[Batch]:
     """One job per extraction, and one for everything read from the same extraction.
 
     The read-outs of a layer share its Gram matrix and its eigenvectors, so they belong in one
     process. Jobs are ordered so that a network's read-outs follow its extraction.
+
+    Parameters
+    ----------
+    tasks
+        Parents before children.
+    one_job_per_network
+        Whether an extraction and its read-outs share a job too: it saves starting a process, where
+        both need the same resources.
     """
     groups: dict[tuple[TaskKind, frozenset[str]], list[Task]] = {}
     for task in tasks:
-        is_alone = task.kind is TaskKind.EXTRACT
-        key = (task.kind, frozenset({task.id}) if is_alone else frozenset(task.inputs))
-        groups.setdefault(key, []).append(task)
+        is_parent = task.kind is TaskKind.EXTRACT
+        network = frozenset({task.id}) if is_parent else frozenset(task.inputs)
+        kind = TaskKind.EXTRACT if one_job_per_network else task.kind
+        groups.setdefault((kind, network), []).append(task)
     position = {task.id: i for i, task in enumerate(tasks)}
     batches = [
         Batch(
@@ -55,7 +64,7 @@ def make_batches(tasks: Sequence[Task]) -> list[Batch]:
 
 
 def _group_name(kind: TaskKind, members: Sequence[Task]) -> str:
-    return f"{kind} {len(members)} read-outs of {members[0].columns['model']}"
+    return f"{kind} {len(members)} tasks of {members[-1].columns['model']}"
 
 
 def _order(batch: Batch, position: dict[str, int]) -> tuple[int, int]:

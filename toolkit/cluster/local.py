@@ -170,13 +170,17 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _record_unfinished(run: RunFolder, ended: _Running) -> None:
-    """Name the reason for tasks whose job has ended without recording one."""
+    """Name the reason for tasks whose job has ended without recording one.
+
+    A task whose parent is not done was not tried: it is blocked, which needs no record.
+    """
     elapsed_s = time.monotonic() - ended.started_s
     limit_s = 60 * ended.resources.timeout_min
     for task_id in ended.batch.task_ids:
         attempt = run.attempt(task_id)
         says_why = attempt is not None and attempt.state.is_terminal
-        if run.is_done(task_id) or says_why:
+        waits = not all(run.is_done(parent) for parent in run.task(task_id).inputs)
+        if run.is_done(task_id) or says_why or waits:
             continue
         if elapsed_s >= limit_s - _WARNING_BEFORE_LIMIT_S - 1:
             why = "timeout", f"the job's limit of {ended.resources.timeout_min} min was reached"

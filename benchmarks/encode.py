@@ -102,8 +102,8 @@ def encode(quick: bool) -> list[Record]:
     budget = Budget(
         n_threads=n_threads,
         memory_bytes=int(_MEMORY_SHARE * psutil.virtual_memory().available),
-        peer_timeout_s=20.0 if quick else 180.0,
-        n_pairs=1 if quick else 3,
+        peer_timeout_s=20.0 if quick else 120.0,
+        n_pairs=1 if quick else 2,
     )
     if quick:
         return compare([Size(12_544, n_train=512, n_test=64, n_components=200)], budget)

@@ -55,9 +55,7 @@ def main(config_path: str, folder: Path, overrides: list[str]) -> None:
                 provenance={},
             )
             network = models.load_network(spec)
-            extract(
-                network, dataset.stimuli, layers, store, batch_size=config.extraction.batch_size
-            )
+            extract(network, dataset.stimuli, layers, store)
             for layer in layers:
                 gram = gram_matrix(
                     partial(store.read, layer.name),

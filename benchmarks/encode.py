@@ -194,7 +194,7 @@ def write_problem(folder: Path, size: Size) -> None:
         stimulus_ids=[f"image{index}" for index in range(n_stimuli)],
         provenance={"source": "synthetic"},
     )
-    store.require_space()
+    store.require_space(store.missing_blocks())
     for block in range(store.n_blocks):
         features = latents[store.rows(block)] @ weights
         store.write_block(block, {LAYER: np.maximum(features, 0, out=features)})

@@ -109,7 +109,7 @@ class Problem:
     @property
     def batch_rows(self) -> int:
         """Images in the larger half of the training images."""
-        block_rows = self.store.BLOCK_ROWS
+        block_rows = self.store.block_rows
         return -(-self.n_train // (2 * block_rows)) * block_rows
 
     def mean_ev(self, predictions: NDArray[np.floating]) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jobs.meter import Meter
 from jobs.session import Session
+from toolkit.plan import features_id
 from toolkit.task import Task
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def encode_layer(task: Task, session: Session, _: Callable[[int, int], None]) ->
     try:
         neurons, scores = score(task, session, dataset)
     except DamagedChunkError as error:
-        _undo_extraction(session, task.inputs[0], error)
+        _undo_extraction(session, task, error)
         raise
     summary = {
         **results.summarise(neurons),
@@ -202,11 +203,12 @@ def _similarity(
     }
 
 
-def _undo_extraction(session: Session, extract_id: str, error: DamagedChunkError) -> None:
+def _undo_extraction(session: Session, task: Task, error: DamagedChunkError) -> None:
     from toolkit.features.store import FeatureStore
 
-    store = FeatureStore.open(session.run.features_path(extract_id))
+    store = FeatureStore.open(session.run.features_path(features_id(task)))
     for block in error.blocks:
         store.forget_block(block)
-    session.run.result_path(extract_id).unlink(missing_ok=True)
+    for extract_id in task.inputs:
+        session.run.result_path(extract_id).unlink(missing_ok=True)
     _log.warning("%s; the images concerned will be extracted again", error)

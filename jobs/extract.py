@@ -1,33 +1,53 @@
-"""Images through one network into the feature store."""
+"""Images through one network: features to the store, or only their Gram matrices."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from jobs.meter import Meter
 from jobs.session import DataChangedError, Session
 from toolkit.cluster.run_folder import write_text
-from toolkit.plan import layers_of
+from toolkit.plan import features_id, form_of, layers_of
 from toolkit.task import Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from toolkit.data import Stimuli
+    from toolkit.encoding.statistics import LayerStatistics
+    from toolkit.features.extract import ForwardOptions
+    from toolkit.models import LayerInfo, ModelSpec
 
 _log = logging.getLogger("toolkit")
 
+# Of the memory a job asked for, what the features of layers may take that are held at once.
+_FEATURE_SHARE = 0.6
 
-def extract_features(task: Task, session: Session, progress: Callable[[int, int], None]) -> None:
+Progress = Callable[[int, int], None]
+
+
+class LayerTooLargeError(ValueError):
+    """A layer's features do not fit the memory of the job that is to hold them."""
+
+    error_class = "bad_features"
+
+
+def extract_features(task: Task, session: Session, progress: Progress) -> None:
     """Run one extract task: every layer of one network in one forward pass over the images.
 
     Raises
     ------
     DataChangedError
         If the images are not those that the task was planned for.
+    LayerTooLargeError
+        If only Gram matrices are to be kept, and one layer's features do not fit the memory.
     """
     import torch
 
     from toolkit import models
-    from toolkit.features.extract import extract
-    from toolkit.features.store import FeatureStore
 
     meter = Meter()
     stimuli = session.dataset(task.options["dataset"]).stimuli
@@ -36,46 +56,165 @@ def extract_features(task: Task, session: Session, progress: Callable[[int, int]
             "the images changed since the sweep was planned; run the sweep again to plan it anew"
         )
     torch.set_num_threads(session.n_cpus)
-    device = _device(task.options["device"])
     spec = models.ModelSpec(
         library=task.params["library"],
         name=task.params["model"],
         weights=task.options["weights"],
         seed=task.params["seed"],
     )
-    layers = layers_of(task)
-    store = FeatureStore.create(
-        session.run.features_path(task.id),
-        layers=layers,
-        stimulus_ids=stimuli.ids,
-        provenance=task.params,
-    )
-    extract(
-        models.load_network(spec, device),
-        stimuli,
-        layers,
-        store,
-        batch_size=task.options["batch_size"],
-        device=device,
-        progress=progress,
-    )
+    options = _forward_options(task)
+    if form_of(task).kind == "gram":
+        _keep_gram_matrices(task, session, spec, stimuli, options, progress)
+    else:
+        _keep_features(task, session, spec, stimuli, options, progress)
     report = {
         "task_id": task.id,
         "label": task.label,
         "n_stimuli": len(stimuli),
-        "feature_bytes": sum(layer.n_features for layer in layers) * len(stimuli) * 4,
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
-        "device": device,
+        "device": str(options.device),
+        "batch_size": options.batch_size,
         "git_sha": session.git_sha,
         "versions": session.versions,
     }
     write_text(session.run.result_path(task.id), json.dumps(report, indent=1))
 
 
-def _device(wanted: str) -> str:
+def _keep_features(
+    task: Task,
+    session: Session,
+    spec: ModelSpec,
+    stimuli: Stimuli,
+    options: ForwardOptions,
+    progress: Progress,
+) -> None:
+    from toolkit import models
+    from toolkit.features.extract import extract
+    from toolkit.features.layout import part_of
+    from toolkit.features.store import FeatureStore
+
+    form, layers = form_of(task), layers_of(task)
+    store = FeatureStore.create(
+        session.run.features_path(features_id(task)),
+        layers=[form.of_layer(layer) for layer in layers],
+        stimulus_ids=stimuli.ids,
+        provenance={key: value for key, value in task.params.items() if key != "part"},
+        dtype=form.stored_dtype,
+        shuffle=form.shuffle,
+    )
+    part, n_parts = task.params.get("part", (0, 1))
+    extract(
+        models.load_network(spec, options.device),
+        stimuli,
+        layers,
+        store,
+        form=form,
+        options=options,
+        blocks=part_of(part, n_parts, store.n_blocks),
+        progress=progress,
+    )
+
+
+def _keep_gram_matrices(
+    task: Task,
+    session: Session,
+    spec: ModelSpec,
+    stimuli: Stimuli,
+    options: ForwardOptions,
+    progress: Progress,
+) -> None:
+    """One forward pass over the images for as many layers as fit the memory at once."""
+    from toolkit import models
+    from toolkit.features.extract import extract_to_memory
+
+    key, form = features_id(task), form_of(task)
+    missing = [x for x in layers_of(task) if not session.run.gram_path(key, x.name).is_file()]
+    memory_bytes = int(_FEATURE_SHARE * _memory_bytes(task, options.device))
+    value_bytes = 2 if form.dtype == "float16" else 4
+    groups = list(layer_groups(missing, value_bytes * len(stimuli), memory_bytes))
+    for number, group in enumerate(groups, 1):
+        names = ", ".join(layer.name for layer in group)
+        _log.info("pass %d of %d over the images, for %s", number, len(groups), names)
+        network = models.load_network(spec, options.device)
+        features = extract_to_memory(
+            network, stimuli, group, form=form, options=options, progress=progress
+        )
+        for layer in group:
+            statistics = _statistics(features.pop(layer.name), session.n_cpus)
+            session.publish_statistics(key, layer.name, statistics)
+
+
+def layer_groups(
+    layers: Iterable[LayerInfo], bytes_per_feature: int, memory_bytes: int
+) -> Iterable[Sequence[LayerInfo]]:
+    """Consecutive layers whose features fit the memory together.
+
+    Raises
+    ------
+    LayerTooLargeError
+        If one does not fit alone.
+    """
+    group: list[LayerInfo] = []
+    used_bytes = 0
+    for layer in layers:
+        layer_bytes = layer.n_features * bytes_per_feature
+        if layer_bytes > memory_bytes:
+            raise LayerTooLargeError(
+                f"the features of layer {layer.name!r} take {layer_bytes / 1e9:.1f} GB, of "
+                f"{memory_bytes / 1e9:.1f} GB that may hold them; raise "
+                "resources.extract.memory_gb, or keep full or projection"
+            )
+        if used_bytes + layer_bytes > memory_bytes:
+            yield group
+            group, used_bytes = [], 0
+        group.append(layer)
+        used_bytes += layer_bytes
+    if group:
+        yield group
+
+
+def _statistics(features: torch.Tensor, n_threads: int) -> LayerStatistics:
+    """By torch on a GPU; on a CPU by NumPy, whose symmetric products take half the time."""
+    from toolkit.encoding.gram import column_slices, layer_statistics
+    from toolkit.encoding.gram_torch import tensor_statistics
+
+    if features.device.type == "cuda":
+        return tensor_statistics(features)
+    values = features.numpy()
+    n_stimuli, n_features = values.shape
+    return layer_statistics(
+        lambda columns: values[:, columns],
+        column_slices(n_features),
+        n_stimuli,
+        n_threads=n_threads,
+    )
+
+
+def _memory_bytes(task: Task, device: torch.device) -> float:
+    """What the job may use where the network runs."""
     import torch
 
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return 1e9 * task.options["memory_gb"]
+
+
+def _forward_options(task: Task) -> ForwardOptions:
+    import torch
+
+    from toolkit.features.extract import ForwardOptions
+    from toolkit.features.preparation import fitting_batch_size
+
+    wanted, batch_size = task.options["device"], task.options["batch_size"]
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if batch_size == "auto":
+        batch_size = fitting_batch_size(layers_of(task), device, _memory_bytes(task, device))
+    return ForwardOptions(
+        device=device,
+        batch_size=batch_size,
+        autocast=task.params.get("autocast"),
+        compiles=task.options["compile"],
+    )

@@ -110,8 +110,8 @@ def error_class(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    name = type(error).__name__
-    return str(error) if hasattr(error, "error_class") else f"{name}: {error}"
+    name = "" if hasattr(error, "error_class") else f"{type(error).__name__}: "
+    return "; ".join([f"{name}{error}", *getattr(error, "__notes__", ())])
 
 
 @contextmanager

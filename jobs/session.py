@@ -11,6 +11,7 @@ import numpy as np
 import toolkit
 from toolkit.atomic import atomic_path
 from toolkit.cluster.run_folder import RunFolder
+from toolkit.plan import features_id
 from toolkit.results.provenance import git_sha, versions
 from toolkit.task import Task, json_digest
 
@@ -112,16 +113,23 @@ class Session:
         return FeatureStore.open(self.run.features_path(extract_id)).array(layer)
 
     def _read_statistics(self, task: Task) -> LayerStatistics:
-        from toolkit.encoding.statistics import load_statistics, save_statistics
+        from toolkit.encoding.statistics import load_statistics
 
         path = self.run.gram_path(*_layer_of(task))
         if path.is_file():
             return load_statistics(path)
         statistics = self._compute_statistics(task)
+        self.publish_statistics(*_layer_of(task), statistics)
+        return statistics
+
+    def publish_statistics(self, features_id: str, layer: str, statistics: LayerStatistics) -> None:
+        """Keep a layer's Gram matrix and the sums of its rows for the run's other jobs."""
+        from toolkit.encoding.statistics import save_statistics
+
+        path = self.run.gram_path(features_id, layer)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             save_statistics(temporary, statistics)
-        return statistics
 
     def _compute_statistics(self, task: Task) -> LayerStatistics:
         from toolkit.encoding.gram import layer_statistics
@@ -146,4 +154,4 @@ class Session:
 
 
 def _layer_of(task: Task) -> tuple[str, str]:
-    return task.inputs[0], task.params["layer"]
+    return features_id(task), task.params["layer"]

@@ -11,18 +11,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 MAY_IMPORT = {
     "atomic": set(),
+    "download": set(),
     "task": set(),
     "yaml_source": set(),
     "metrics": set(),
-    "data": set(),
-    "models": set(),
+    "data": {"atomic", "download", "metrics"},
+    "models": {"download"},
     "config": {"task", "yaml_source"},
     "cluster": {"atomic", "task"},
     "features": {"atomic", "data", "models"},
     "encoding": {"features", "metrics"},
+    "training": {"atomic", "data", "metrics", "models"},
     "results": {"atomic", "cluster", "task"},
     "catalog": {"atomic", "models", "task"},
-    "plan": {"catalog", "config", "data", "models", "task", "yaml_source"},
+    "plan": {"catalog", "config", "data", "features", "models", "task", "yaml_source"},
     "verbs": {"*"},
     "sweep": {"verbs", "cluster", "yaml_source"},
 }

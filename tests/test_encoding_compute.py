@@ -146,8 +146,8 @@ def test_a_relative_path_means_the_same_store_to_workers(tmp_path, processes, mo
 
 def test_what_is_wrong_in_a_worker_is_raised_here_with_its_class(tmp_path, processes):
     synthetic_store(tmp_path / "store")
-    (tmp_path / "store" / "layer" / "c" / "1" / "0").unlink()
-    with pytest.raises(DamagedChunkError, match="missing or damaged chunk"):
+    (tmp_path / "store" / "layer" / "c.1.0").unlink()
+    with pytest.raises(DamagedChunkError, match="missing or damaged file"):
         stored_gram_matrix(tmp_path / "store", "layer", processes)
 
 

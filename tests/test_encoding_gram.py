@@ -201,7 +201,7 @@ def test_a_feature_store_is_read_by_its_own_blocks(tmp_path):
         provenance={},
     )
     for block in store.missing_blocks():
-        rows = slice(block * store.BLOCK_ROWS, (block + 1) * store.BLOCK_ROWS)
+        rows = slice(block * store.block_rows, (block + 1) * store.block_rows)
         store.write_block(block, {"layer": X[rows]})
     gram = gram_matrix(partial(store.read, "layer"), store.column_blocks("layer", 2**14), 40)
     assert_gram_close(gram, reference_gram(X), 1e-6)

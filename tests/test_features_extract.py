@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from toolkit.data import DataError, Stimuli
 from toolkit.features.errors import DamagedChunkError, FeatureError, FeatureStorageError
-from toolkit.features.extract import extract
+from toolkit.features.extract import ForwardOptions, extract
 from toolkit.features.store import FeatureStore
 from toolkit.models import LayerInfo, ModelSpec, Network, Preprocessing, load_network, trace_layers
 
@@ -80,6 +80,10 @@ def network(module: nn.Module | None = None) -> Network:
     )
 
 
+def of_size(batch_size: int) -> ForwardOptions:
+    return ForwardOptions(batch_size=batch_size)
+
+
 def store_at(path, stimuli, layers=LAYERS) -> FeatureStore:
     return FeatureStore.create(path, layers=layers, stimulus_ids=stimuli.ids, provenance={})
 
@@ -112,7 +116,7 @@ def in_memory(net: SmallNet, stimuli: SyntheticNoise, batch_size: int) -> dict[s
 def test_the_store_holds_what_the_network_gives(tmp_path, batch_size):
     stimuli, net = SyntheticNoise(70), network()
     store = store_at(tmp_path / "s.zarr", stimuli)
-    extract(net, stimuli, LAYERS, store, batch_size=batch_size, device="cpu")
+    extract(net, stimuli, LAYERS, store, options=of_size(batch_size))
     assert net.module.n_forwards == -(-70 // batch_size)
     assert (store.read("conv1", slice(None)) < 0).any()
     for name, values in in_memory(net.module, stimuli, batch_size).items():
@@ -124,7 +128,7 @@ def test_batch_size_changes_rounding_only(tmp_path):
     found = []
     for batch_size in (1, 5, 32, 50, 200):
         store = store_at(tmp_path / f"{batch_size}.zarr", stimuli)
-        extract(network(), stimuli, LAYERS, store, batch_size=batch_size)
+        extract(network(), stimuli, LAYERS, store, options=of_size(batch_size))
         found.append(whole(store))
     for other in found[1:]:
         for name, values in other.items():
@@ -145,11 +149,11 @@ def test_a_finished_store_needs_no_forward_and_no_image(tmp_path):
 def test_only_a_forgotten_block_is_rebuilt(tmp_path, batch_size, n_forwards):
     stimuli, net = SyntheticNoise(120), network()
     store = store_at(tmp_path / "s.zarr", stimuli)
-    extract(net, stimuli, LAYERS, store, batch_size=batch_size)
+    extract(net, stimuli, LAYERS, store, options=of_size(batch_size))
     before = whole(store)
-    chunk = store.path / "conv2" / "c" / "1" / "0"
-    chunk.write_bytes(chunk.read_bytes()[:-9])
-    untouched = store.path / "conv2" / "c" / "0" / "0"
+    shard = store.path / "conv2" / "c.1.0"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    untouched = store.path / "conv2" / "c.0.0"
     written_ns = untouched.stat().st_mtime_ns
     with pytest.raises(DamagedChunkError) as caught:
         whole(store)
@@ -157,7 +161,7 @@ def test_only_a_forgotten_block_is_rebuilt(tmp_path, batch_size, n_forwards):
     for block in caught.value.blocks:
         store.forget_block(block)
     net.module.n_forwards = 0
-    extract(net, stimuli, LAYERS, store, batch_size=batch_size)
+    extract(net, stimuli, LAYERS, store, options=of_size(batch_size))
     assert net.module.n_forwards == n_forwards
     assert untouched.stat().st_mtime_ns == written_ns
     for name, values in whole(store).items():
@@ -168,10 +172,14 @@ def test_progress_counts_images_block_by_block(tmp_path):
     stimuli = SyntheticNoise(70)
     store = store_at(tmp_path / "s.zarr", stimuli)
     calls = []
-    extract(network(), stimuli, LAYERS, store, batch_size=64, progress=lambda *n: calls.append(n))
+    extract(
+        network(), stimuli, LAYERS, store, options=of_size(64), progress=lambda *n: calls.append(n)
+    )
     assert calls == [(32, 70), (64, 70), (70, 70)]
     store.forget_block(0)
-    extract(network(), stimuli, LAYERS, store, batch_size=64, progress=lambda *n: calls.append(n))
+    extract(
+        network(), stimuli, LAYERS, store, options=of_size(64), progress=lambda *n: calls.append(n)
+    )
     assert calls[3:] == [(70, 70)]
 
 

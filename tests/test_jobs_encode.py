@@ -124,3 +124,63 @@ def test_worker_processes_give_the_same_scores(tmp_path: Path) -> None:
     elsewhere = encoded(run, n_cpus=2)
     for name, summary in elsewhere.items():
         assert summary["r_mean"] == pytest.approx(here[name]["r_mean"], rel=1e-6)
+
+
+def test_gram_matrices_alone_give_the_same_scores(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "gram").mkdir()
+    widths = {task.columns["n_features"] for task in run.tasks() if task.kind == "encode"}
+    largest_gb = 120 * 4 * max(widths) / 1e9
+    lean = planned(
+        tmp_path / "gram", "features=gram", f"resources.extract.memory_gb={largest_gb / 0.59}"
+    )
+    assert not list((lean.path / "features").iterdir())
+    # 0.6 of the memory holds one of the two layers' features at a time, so there are two passes.
+    log = "".join(path.read_text() for path in (lean.path / "logs").glob("extract-*.log"))
+    assert "pass 2 of 2 over the images, for layer3" in log
+    full = encoded(run)
+    for label, summary in encoded(lean).items():
+        expected = full[label.replace(" gram", "")]
+        for column in ("ev_mean", "r_mean", "similarity", "p_value"):
+            if expected[column] is not None:
+                assert summary[column] == pytest.approx(expected[column], rel=1e-4, nan_ok=True)
+
+
+def test_a_layer_beyond_the_memory_is_named(tmp_path: Path) -> None:
+    run = planned(tmp_path, "features=gram", "resources.extract.memory_gb=0.0001")
+    (attempt,) = run.attempts().values()
+    assert attempt.error_class == "bad_features"
+    assert "layer 'layer1' take" in attempt.error_message
+    assert "resources.extract.memory_gb" in attempt.error_message
+
+
+def test_tasks_that_share_the_images_make_the_same_features(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    parted = planned(tmp_path / "parts", "extraction.parts=3")
+    extracts = [task for task in parted.tasks() if task.kind == "extract"]
+    assert len(extracts) == 3 and all(parted.is_done(task.id) for task in extracts)
+    (store,) = (parted.path / "features").iterdir()
+    (whole,) = (run.path / "features").iterdir()
+    assert store.name == whole.name
+    for path in whole.rglob("c.*"):
+        assert (store / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    encode_ids = [
+        {task.id for task in one.tasks() if task.kind == "encode"} for one in (run, parted)
+    ]
+    assert encode_ids[0] == encode_ids[1]
+
+
+@pytest.mark.parametrize(
+    ("features", "width"),
+    [
+        ("average", 192),
+        ("{keep: projection, n_dims: 40}", 40),
+        ("{keep: full, dtype: float16}", None),
+    ],
+)
+def test_read_outs_work_on_every_form(tmp_path: Path, features: str, width: int | None) -> None:
+    run = planned(tmp_path, f"features={features}", "readouts=[{kind: ridge}, {kind: cka}]")
+    tasks = [task for task in run.tasks() if task.kind == "encode"]
+    if width:
+        assert tasks[-1].columns["n_features"] <= width
+    for summary in encoded(run).values():
+        assert summary["r_mean"] is None or summary["r_mean"] > 0.1

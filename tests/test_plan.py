@@ -9,7 +9,8 @@ import pytest
 
 from toolkit.catalog import Catalog
 from toolkit.config import load_config
-from toolkit.plan import Plan, make_plan
+from toolkit.features.forms import johnson_lindenstrauss_dims
+from toolkit.plan import Plan, features_id, make_plan
 from toolkit.yaml_source import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -214,7 +215,36 @@ REPORTS = sorted((CONFIGS / "reports").glob("[A-E]*.yaml"))
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
 def test_every_report_is_planned_without_its_data(path: Path, tmp_path: Path) -> None:
-    config, source = load_config(path, [f"dataset.path={tmp_path / 'absent.h5'}"])
+    key = "images" if path.stem == "D4" else "path"
+    config, source = load_config(path, [f"dataset.{key}={tmp_path / 'absent'}"])
     plan = make_plan(config, source, Catalog(tmp_path / "catalog.json"))
     assert plan.name == path.stem
     assert plan.encode
+
+
+def test_what_is_kept_is_crossed_named_and_part_of_the_id(tmp_path: Path) -> None:
+    several = "[full, average, {keep: projection, eps: 0.5}, {keep: full, dtype: float16}]"
+    plan = plan_of(tmp_path, BASE, f"features={several}")
+    forms = {task.columns["features"] for task in plan.encode}
+    dims = johnson_lindenstrauss_dims(60, 0.5)
+    assert forms == {"full", "average", f"projection{dims}", "full-float16"}
+    assert len(plan.extract) == 4 and len(plan.encode) == 8
+    assert all(0 <= task.columns["layer_depth"] <= 1 for task in plan.encode)
+
+
+def test_a_class_token_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, BASE, "models.0.features=cls")
+    assert "models[0].features: test_resnet: layer 'layer1' has no class token" in message
+
+
+def test_a_solver_that_reads_features_needs_some(tmp_path: Path) -> None:
+    message = refusal(tmp_path, BASE, "features=gram", "pca.solver=incremental")
+    assert "incremental reads features, but features: gram keeps none; write gram" in message
+
+
+def test_how_many_tasks_share_the_images_decides_no_score(tmp_path: Path) -> None:
+    whole, parted = plan_of(tmp_path), plan_of(tmp_path, BASE, "extraction.parts=2")
+    assert [task.id for task in whole.encode] == [task.id for task in parted.encode]
+    assert len(parted.extract) == 2
+    assert {features_id(task) for task in parted.tasks} == {whole.extract[0].id}
+    assert parted.encode[0].inputs == tuple(task.id for task in parted.extract)

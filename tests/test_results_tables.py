@@ -29,7 +29,8 @@ from toolkit.results.columns import NEURON_COLUMNS, RESULT_COLUMNS, names
 # fmt: off
 RESULT_NAMES = [
     "task_id", "status", "experiment", "dataset", "region", "model", "library", "weights",
-    "seed", "layer", "layer_index", "n_features", "readout", "n_components", "solver",
+    "seed", "layer", "layer_index", "layer_depth", "features", "n_features",
+    "readout", "n_components", "solver",
     "alpha_median", "alpha_at_edge", "ev_mean", "ev_median", "r_mean", "r_median", "r2_mean",
     "mse_mean", "ceiling_median", "ceiled_median_2026", "ceiled_median_2018", "n_neurons",
     "n_neurons_scored", "r_mean_sem", "r_median_sem", "r_mean_low", "r_mean_high", "p_value",
@@ -56,6 +57,8 @@ def planned(task_id: str, status: str = "done", *, layer: str = "layer3", **rest
         "seed": 0,
         "layer": layer,
         "layer_index": 3,
+        "layer_depth": 0.5,
+        "features": "full",
         "n_features": 1000,
         "readout": "ridge",
     }

@@ -162,7 +162,7 @@ def test_damaged_features_are_rebuilt(config: Path, undisturbed: Path, tmp_path:
     run = RunFolder(folder)
     child = next(task for task in run.tasks() if task.columns.get("model") == "test_resnet")
     layer = child.params["layer"]
-    chunk = run.features_path(child.inputs[0]) / layer / "c" / "2" / "0"
+    chunk = run.features_path(child.inputs[0]) / layer / "c.2.0"
     content = bytearray(chunk.read_bytes())
     content[100] ^= 0xFF
     chunk.write_bytes(content)

@@ -105,5 +105,8 @@ def _read_answers(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _model_from_json(raw: dict[str, Any]) -> CatalogModel:
-    layers = (LayerInfo(one["name"], tuple(one["shape"]), one["index"]) for one in raw["layers"])
+    layers = (
+        LayerInfo(one["name"], tuple(one["shape"]), one["index"], depth=one["depth"])
+        for one in raw["layers"]
+    )
     return CatalogModel(raw["name"], raw["weights_digest"], raw["preprocessing"], tuple(layers))

@@ -43,6 +43,10 @@ def _expand_checkpoint(weights: str) -> str:
 
 
 FilePath = Annotated[str, AfterValidator(_expand)]
+_Level = Annotated[int, Field(ge=0, le=255)]
+Background = tuple[_Level, _Level, _Level]
+MID_GREY: Background = (128, 128, 128)
+_BACKGROUND = "RGB, 0 to 255, where no image is."
 Weights = Annotated[str, AfterValidator(_expand_checkpoint)]
 
 
@@ -108,6 +112,94 @@ class Nx414Dataset(Section):
     sizes: Sizes | None = Field(default=None, description="Sizes, for plans without the file.")
 
 
+class SquareFrame(Section):
+    """Makes images of any size square, so that a network sees all of them the same way."""
+
+    mode: Literal["pad", "crop", "letterbox"] = Field(
+        description="pad: the image as it is on a canvas; crop: its middle; letterbox: scaled."
+    )
+    size_px: PositiveInt | None = Field(
+        default=None,
+        description="Side of the canvas, pixels; the image's longer (pad) or shorter side (crop).",
+    )
+    background: Background = Field(default=MID_GREY, description=_BACKGROUND)
+
+    @model_validator(mode="after")
+    def _letterbox_needs_a_size(self) -> SquareFrame:
+        if self.mode == "letterbox" and self.size_px is None:
+            raise ValueError("mode letterbox needs size_px, the side of the canvas")
+        return self
+
+
+class MajajHongDataset(Section):
+    """Majaj, Hong et al. 2015: IT and V4 sites, HvM images, repetitions (public part)."""
+
+    kind: Literal["majaj_hong"] = Field(description="A BrainIO assembly, its table and images.")
+    name: str = Field(default="majaj_hong", description="Name in the results.")
+    path: FilePath = Field(description="Folder of the .nc, .csv and .zip, or the .nc in it.")
+    regions: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        default=("IT",), description="Areas to take: IT, V4."
+    )
+    animals: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        default=None, description="Animals to take; all if left out."
+    )
+    variations: Annotated[tuple[int, ...], Field(min_length=1)] | None = Field(
+        default=None, description="Levels of variation to take (public: 0, 3); all if left out."
+    )
+    val_variation: int | None = Field(
+        default=None, description="Level whose images are the split 'val', the others 'train'."
+    )
+    field_of_view_deg: PositiveFloat | None = Field(
+        default=None,
+        description="Degrees a network is taken to see; the 8° images are padded or cropped to it.",
+    )
+    background: Background = Field(default=MID_GREY, description=_BACKGROUND)
+    sizes: Sizes | None = Field(default=None, description="Sizes, for plans without the files.")
+
+
+class Xiao2024Dataset(Section):
+    """Free-viewing sessions of Xiao et al. 2024 (DANDI 000628), two NWB files each."""
+
+    kind: Literal["xiao2024"] = Field(description="NWB sessions and a folder of images.")
+    name: str = Field(default="xiao2024", description="Name in the results.")
+    sessions: Annotated[tuple[FilePath, ...], BeforeValidator(_as_list), Field(min_length=1)] = (
+        Field(description="NWB files or folders of them; either of a session's two files names it.")
+    )
+    images: FilePath = Field(description="Folder or .zip with the images, found by file name.")
+    session_table: FilePath | None = Field(
+        default=None, description="CSV: session, bank, array, hemisphere, region."
+    )
+    region: str = Field(default="", description="Area of all units, without a session table.")
+    regions: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)] | None = (
+        Field(default=None, description="Areas to take; all if left out.")
+    )
+    label_table: FilePath | None = Field(
+        default=None,
+        description="CSV or parquet: filename, label, perhaps split; other images are left out.",
+    )
+    align: Literal["image", "fixation"] = Field(
+        default="image", description="Responses to images, or to the patches that were fixated."
+    )
+    window_ms: tuple[float, float] = Field(
+        default=(70, 170), description="Window whose spikes count, ms after onset or fixation."
+    )
+    baseline_ms: tuple[float, float] | None = Field(
+        default=None, description="Window whose rate is subtracted, such as [-100, 0]."
+    )
+    stabilise: Literal["sqrt", "anscombe"] | None = Field(
+        default=None, description="Variance-stabilising transform of the spike counts."
+    )
+    zscore: bool = Field(default=False, description="Standardise each unit over its session.")
+    gaze_latency_ms: float = Field(
+        default=0, description="How late the eye tracker was, subtracted from fixation times."
+    )
+    patch_deg: PositiveFloat = Field(
+        default=4, description="Side of the patch around the gaze, degrees of visual angle."
+    )
+    frame: SquareFrame | None = Field(default=None, description="Makes whole images square.")
+    sizes: Sizes | None = Field(default=None, description="Sizes, for plans without the files.")
+
+
 class FilesDataset(Section):
     """Image files beside an array or table of responses."""
 
@@ -130,6 +222,7 @@ class FilesDataset(Section):
         default=False,
         description="Images show what the network should see: resize them, never crop.",
     )
+    frame: SquareFrame | None = Field(default=None, description="Makes images of any size square.")
     missing_responses: Literal["refuse", "mask"] = Field(
         default="refuse",
         description="NaN responses: an error, or images that a neuron was not recorded for.",
@@ -138,8 +231,37 @@ class FilesDataset(Section):
 
 
 DatasetConfig = Annotated[
-    SyntheticDataset | Nx414Dataset | FilesDataset, Field(discriminator="kind")
+    SyntheticDataset | Nx414Dataset | MajajHongDataset | Xiao2024Dataset | FilesDataset,
+    Field(discriminator="kind"),
 ]
+
+
+class FeaturesConfig(Section):
+    """What is kept of each layer's output."""
+
+    keep: Literal["full", "average", "max", "cls", "projection", "gram"] = Field(
+        default="full",
+        description="Everything; average or max over positions; the class token; a sparse random "
+        "projection; or only the Gram matrix over the images.",
+    )
+    n_dims: PositiveInt | None = Field(
+        default=None, description="Dimensions of the projection; from eps if left out."
+    )
+    eps: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1,
+        description="Distortion of distances that decides n_dims (Johnson-Lindenstrauss).",
+    )
+    seed: int = Field(default=0, description="Seed of the projection.")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32", description="Precision of the features."
+    )
+
+
+def _as_features(value: Any) -> Any:
+    return [{"keep": one} if isinstance(one, str) else one for one in _as_list(value)]
+
+
+Features = Annotated[tuple[FeaturesConfig, ...], BeforeValidator(_as_features), Field(min_length=1)]
 
 
 class ModelConfig(Section):
@@ -159,6 +281,10 @@ class ModelConfig(Section):
     ] = Field(default=None, description="Seeds of random weights; the sweep's seed if left out.")
     layers: Literal["auto", "all"] | tuple[str, ...] = Field(
         default="auto", description="auto (stage outputs), all, or names and patterns."
+    )
+
+    features: Features | None = Field(
+        default=None, description="What is kept of each layer; the sweep's if left out."
     )
 
     @field_validator("layers", mode="before")
@@ -389,10 +515,21 @@ class StatisticsConfig(Section):
 
 
 class ExtractionConfig(Section):
-    """How features are computed; none of it changes the results."""
+    """How features are computed; only autocast changes more than their rounding."""
 
-    batch_size: PositiveInt = Field(default=32, description="Images in one forward pass.")
+    batch_size: PositiveInt | Literal["auto"] = Field(
+        default="auto", description="Images in one forward pass; auto fits them to the memory."
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    autocast: Literal["bfloat16", "float16"] | None = Field(
+        default=None, description="Lower precision of the forward pass, where torch allows it."
+    )
+    compile: bool = Field(
+        default=False, description="Compile the parts of a network between the layers."
+    )
+    parts: PositiveInt = Field(
+        default=1, description="Tasks that share a network's images, each on its own GPU."
+    )
 
 
 class Resources(Section):
@@ -436,6 +573,7 @@ class ExcludeRule(Section):
     model: str | None = Field(default=None, description="Name of the network.")
     weights: str | None = Field(default=None, description="pretrained, random or a path.")
     layer: str | None = Field(default=None, description="Layer name.")
+    features: str | None = Field(default=None, description="What is kept, such as average.")
     readout: str | None = Field(default=None, description="Readout name, such as pca1000-ridge.")
 
 
@@ -462,6 +600,9 @@ class SweepConfig(Section):
     dask: DaskConfig = Field(default=DaskConfig(), description="Where read-outs are computed.")
     statistics: StatisticsConfig = Field(
         default=StatisticsConfig(), description="Intervals and p-values."
+    )
+    features: Features = Field(
+        default=(FeaturesConfig(),), description="What is kept of each layer; a list is crossed."
     )
     exclude: tuple[ExcludeRule, ...] = Field(default=(), description="Combinations to leave out.")
     extraction: ExtractionConfig = Field(
@@ -515,7 +656,7 @@ def _describe(detail: ErrorDetails, source: Source) -> str:
 
 
 _KINDS = {
-    "dataset": ("synthetic", "nx414", "files"),
+    "dataset": ("synthetic", "nx414", "majaj_hong", "xiao2024", "files"),
     "protocol": ("fixed", "kfold", "stratified", "leave_one_object_out"),
     "readouts": ("ridge", "linear", "pls", "rdm", "cka"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from toolkit.catalog import Catalog, CatalogModel
 from toolkit.config import (
     DatasetConfig,
     ExcludeRule,
+    FeaturesConfig,
     FixedProtocol,
     KFoldProtocol,
     ModelConfig,
@@ -21,6 +22,8 @@ from toolkit.config import (
     StratifiedProtocol,
     SweepConfig,
 )
+from toolkit.features import layout
+from toolkit.features.forms import FeatureForm, johnson_lindenstrauss_dims
 from toolkit.models import LayerError, LayerInfo, ModelError, WeightsUnavailableError
 from toolkit.task import Task, TaskKind, json_digest
 from toolkit.yaml_source import ConfigError, KeyPath, Source
@@ -76,7 +79,7 @@ class Plan:
     datasets
         The planned data sets.
     extract, encode
-        The tasks; every encode task's only input is one of the extract tasks.
+        The tasks; an encode task's inputs are the extract tasks that make its features.
     """
 
     name: str
@@ -111,16 +114,19 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     )
     problems += list(_impossible_readouts(config, source, datasets))
     problems += list(_exclude_rules_without_field(config, source))
+    problems += list(_solvers_without_features(config, source))
     if problems:
         raise ConfigError(problems)
     extract: dict[str, Task] = {}
     encode: dict[str, Task] = {}
     for dataset in datasets:
         for network in itertools.chain.from_iterable(networks):
-            parent, children = _tasks_of(config, dataset, network)
-            if children:
-                extract[parent.id] = parent
-                encode.update({child.id: child for child in children})
+            for features in network.features:
+                form = _form(features, dataset)
+                parents, children = _tasks_of(config, dataset, network, form)
+                if children:
+                    extract.update({parent.id: parent for parent in parents})
+                    encode.update({child.id: child for child in children})
     if not encode:
         raise source.error(("exclude",), "the exclude rules leave nothing to do")
     return Plan(
@@ -275,6 +281,7 @@ class _Network:
     weights: str
     seed: int
     resolved: CatalogModel
+    features: tuple[FeaturesConfig, ...]
 
 
 def _resolve(
@@ -295,8 +302,27 @@ def _resolve(
         except ModelError as error:
             at = source.existing(("models", index, "names", name_index))
             raise source.error(at, str(error)) from error
-        found += [_Network(model.library, weights, seed, one) for one in resolved]
+        features = model.features or config.features
+        found += [_Network(model.library, weights, seed, one, features) for one in resolved]
+        _refuse_impossible_forms(source, index, found)
     return found
+
+
+def _refuse_impossible_forms(source: Source, index: int, networks: list[_Network]) -> None:
+    for network in networks:
+        for features, layer in itertools.product(network.features, network.resolved.layers):
+            try:
+                FeatureForm(features.keep, n_dims=1).of_layer(layer)
+            except LayerError as error:
+                at = source.existing(("models", index, "features"))
+                raise source.error(at, f"{network.resolved.name}: {error}") from error
+
+
+def _form(features: FeaturesConfig, dataset: PlannedDataset) -> FeatureForm:
+    if features.keep != "projection":
+        return FeatureForm(features.keep, features.dtype)
+    n_dims = features.n_dims or johnson_lindenstrauss_dims(dataset.n_stimuli, features.eps)
+    return FeatureForm(features.keep, features.dtype, n_dims, features.seed)
 
 
 def _weights_and_seeds(model: ModelConfig, default_seed: int) -> Iterator[tuple[str, int]]:
@@ -347,29 +373,39 @@ def _too_large(
         yield source.problem((*at, "folds"), f"{folds} folds of {dataset.n_train} training images")
 
 
+def _solvers_without_features(config: SweepConfig, source: Source) -> Iterator[str]:
+    kept = {one.keep for model in config.models for one in model.features or config.features}
+    if "gram" in kept and config.pca.solver not in ("auto", "gram"):
+        yield source.problem(
+            ("pca", "solver"),
+            f"{config.pca.solver} reads features, but features: gram keeps none; write gram",
+        )
+
+
 # Tasks
 
 
 def _tasks_of(
-    config: SweepConfig, dataset: PlannedDataset, network: _Network
-) -> tuple[Task, list[Task]]:
+    config: SweepConfig, dataset: PlannedDataset, network: _Network, form: FeatureForm
+) -> tuple[list[Task], list[Task]]:
     model = network.resolved
     pairs = [
         (layer, name, params)
         for layer in model.layers
         for readout in config.readouts
         for name, params in readout.variants(config.seed)
-        if not _is_excluded(config.exclude, dataset, network, layer, name)
+        if not _is_excluded(config.exclude, dataset, network, layer, form, name)
     ]
     used = {layer.name for layer, _, _ in pairs}
-    parent = _extract_task(
-        config, dataset, network, [layer for layer in model.layers if layer.name in used]
+    whole = _extract_task(
+        config, dataset, network, [layer for layer in model.layers if layer.name in used], form
     )
+    parents = _parts(whole, config.extraction.parts)
     children = [
-        _encode_task(config, dataset, network, parent, layer, name, params)
+        _encode_task(config, dataset, network, whole, parents, layer, form, name, params)
         for layer, name, params in pairs
     ]
-    return parent, children
+    return parents, children
 
 
 def _is_excluded(
@@ -377,6 +413,7 @@ def _is_excluded(
     dataset: PlannedDataset,
     network: _Network,
     layer: LayerInfo,
+    form: FeatureForm,
     readout: str,
 ) -> bool:
     values = {
@@ -385,6 +422,7 @@ def _is_excluded(
         "model": network.resolved.name,
         "weights": network.weights,
         "layer": layer.name,
+        "features": form.name,
         "readout": readout,
     }
     return any(
@@ -412,12 +450,17 @@ def _model_label(network: _Network) -> str:
 
 
 def _extract_task(
-    config: SweepConfig, dataset: PlannedDataset, network: _Network, layers: list[LayerInfo]
+    config: SweepConfig,
+    dataset: PlannedDataset,
+    network: _Network,
+    layers: list[LayerInfo],
+    form: FeatureForm,
 ) -> Task:
-    model = network.resolved
+    model, extraction = network.resolved, config.extraction
+    suffix = "" if form.name == "full" else f" {form.name}"
     return Task(
         kind=TaskKind.EXTRACT,
-        label=f"{dataset.name} {_model_label(network)}",
+        label=f"{dataset.name} {_model_label(network)}{suffix}",
         params={
             "stimuli": dataset.stimuli_digest or f"absent:{dataset.name}",
             "library": network.library,
@@ -426,6 +469,8 @@ def _extract_task(
             "seed": network.seed,
             "preprocessing": model.preprocessing,
             "layers": [layer.name for layer in layers],
+            "form": form.to_dict(),
+            **({"autocast": extraction.autocast} if extraction.autocast else {}),
         },
         columns={
             "n_stimuli": dataset.n_stimuli,
@@ -434,10 +479,26 @@ def _extract_task(
         options={
             "dataset": dataset.loader,
             "weights": network.weights,
-            "batch_size": config.extraction.batch_size,
-            "device": config.extraction.device,
+            "batch_size": extraction.batch_size,
+            "device": extraction.device,
+            "compile": extraction.compile,
+            "memory_gb": config.resources.extract.memory_gb,
         },
     )
+
+
+def _parts(whole: Task, n_parts: int) -> list[Task]:
+    """One task, or several that share its images; features that are not stored cannot be shared."""
+    if n_parts == 1 or whole.params["form"]["kind"] == "gram":
+        return [whole]
+    return [
+        replace(
+            whole,
+            params={**whole.params, "part": [part, n_parts]},
+            label=f"{whole.label} part {part + 1}/{n_parts}",
+        )
+        for part in range(n_parts)
+    ]
 
 
 def _how_to_score(config: SweepConfig) -> dict[str, Any]:
@@ -449,8 +510,36 @@ def _how_to_score(config: SweepConfig) -> dict[str, Any]:
     return {"protocol": protocol, **wanted}
 
 
+def features_id(task: Task) -> str:
+    """What the features that a task makes or reads are filed under.
+
+    The id of the extract task that would make all of them, however many tasks share the images.
+    """
+    if task.kind is TaskKind.ENCODE:
+        return str(task.params["features"])
+    params = {key: value for key, value in task.params.items() if key != "part"}
+    return replace(task, params=params).id
+
+
+def form_of(task: Task) -> FeatureForm:
+    """What an extract task keeps of each layer."""
+    return FeatureForm(**task.params["form"])
+
+
+def kept_size(task: Task) -> tuple[int, int]:
+    """Bytes, before compression, and files of what an extract task and its other parts keep."""
+    form, n_stimuli = form_of(task), task.columns["n_stimuli"]
+    layers = [form.of_layer(layer) for layer in layers_of(task)]
+    if form.kind == "gram":
+        return len(layers) * layout.GRAM_VALUE_BYTES * n_stimuli**2, len(layers)
+    return (
+        layout.predicted_bytes(layers, n_stimuli, form.stored_dtype),
+        layout.predicted_files(layers, n_stimuli, form.stored_dtype),
+    )
+
+
 def layers_of(task: Task) -> list[LayerInfo]:
-    """The layers of an extract task, with their shapes."""
+    """The layers of an extract task, with the shapes that the network gives them."""
     return [
         LayerInfo(name=name, shape=tuple(shape), index=index)
         for name, shape, index in task.columns["layers"]
@@ -461,22 +550,26 @@ def _encode_task(
     config: SweepConfig,
     dataset: PlannedDataset,
     network: _Network,
-    parent: Task,
+    whole: Task,
+    parents: list[Task],
     layer: LayerInfo,
+    form: FeatureForm,
     readout_name: str,
     readout: dict[str, Any],
 ) -> Task:
+    solver = "gram" if form.kind == "gram" else config.pca.solver
     return Task(
         kind=TaskKind.ENCODE,
-        label=f"{parent.label} {layer.name} {readout_name}",
+        label=f"{whole.label} {layer.name} {readout_name}",
         params={
+            "features": whole.id,
             "responses": dataset.responses_digest or f"absent:{dataset.name}",
             "layer": layer.name,
             "readout": readout,
             **({} if readout["kind"] in ("rdm", "cka") else _how_to_score(config)),
-            **({} if config.pca.solver == "auto" else {"solver": config.pca.solver}),
+            **({} if solver == "auto" else {"solver": solver}),
         },
-        inputs=(parent.id,),
+        inputs=tuple(parent.id for parent in parents),
         columns={
             "experiment": config.name,
             "dataset": dataset.name,
@@ -487,7 +580,9 @@ def _encode_task(
             "seed": network.seed,
             "layer": layer.name,
             "layer_index": layer.index,
-            "n_features": layer.n_features,
+            "layer_depth": layer.depth,
+            "features": form.name,
+            "n_features": form.of_layer(layer).n_features,
             "readout": readout_name,
         },
         options={

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 # Part of every id: raise it when a kind's code changes what the same parameters give.
-RESULT_VERSION = {"extract": 1, "encode": 1}
+RESULT_VERSION = {"extract": 2, "encode": 1}
 
 
 class TaskKind(StrEnum):
@@ -53,7 +53,8 @@ class Task:
     params
         JSON values that decide the result. They are part of the id.
     inputs
-        Ids of the tasks whose published results this one reads. They are part of the id.
+        Ids of the tasks that must be done first. Not part of the id: ``params`` name what is read,
+        however many tasks make it.
     label
         What a person reads in tables and logs. Not part of the id.
     columns
@@ -75,7 +76,6 @@ class Task:
         identity = {
             "version": RESULT_VERSION[self.kind],
             "params": self.params,
-            "inputs": list(self.inputs),
         }
         return f"{self.kind}-{json_digest(identity)[:12]}"
 

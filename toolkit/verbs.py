@@ -28,7 +28,7 @@ from toolkit.cluster.inprocess import run_inprocess
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.config import ExecutorConfig, StageResources, SweepConfig, load_config
-from toolkit.plan import Plan, layers_of, make_plan
+from toolkit.plan import Plan, features_id, kept_size, make_plan
 from toolkit.task import Task, TaskKind, TaskState
 from toolkit.yaml_source import ConfigError, Source
 
@@ -214,15 +214,13 @@ def _settings(sweep: _Sweep) -> dict[str, Any]:
 
 
 def _plan_table(plan_: Plan, done: set[str]) -> Table:
-    from toolkit.features.layout import predicted_bytes, predicted_files
-
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
     for heading in ("tasks", "done", "to run", "feature bytes", "files"):
         table.add_column(heading, justify="right")
-    stores = [(layers_of(task), task.columns["n_stimuli"]) for task in plan_.extract]
-    n_bytes = sum(predicted_bytes(layers, n_stimuli) for layers, n_stimuli in stores)
-    n_files = sum(predicted_files(layers, n_stimuli) for layers, n_stimuli in stores)
+    sizes_kept = [kept_size(task) for task in {features_id(t): t for t in plan_.extract}.values()]
+    n_bytes = sum(size_bytes for size_bytes, _ in sizes_kept)
+    n_files = sum(files for _, files in sizes_kept)
     for kind, tasks, sizes in (
         (TaskKind.EXTRACT, plan_.extract, (decimal(n_bytes), str(n_files))),
         (TaskKind.ENCODE, plan_.encode, ("", str(len(plan_.encode)))),
@@ -245,10 +243,11 @@ def _solver_reasons(sweep: _Sweep) -> list[str]:
         n, p = n_train[task.columns["dataset"]], task.columns["n_features"]
         k = min(task.params["readout"]["n_components"], p)
         try:
-            solver, reason = choose_solver(n, p, k, memory_bytes, sweep.config.pca.solver)
+            wanted = task.params.get("solver", "auto")
+            solver, reason = choose_solver(n, p, k, memory_bytes, wanted)
         except ReductionError as error:
             raise sweep.source.error(("pca", "solver"), f"{task.label}: {error}") from error
-        reasons[solver] = f"pca.solver {sweep.config.pca.solver}: {reason}"
+        reasons[solver] = f"pca.solver {wanted}: {reason}"
     return list(reasons.values())
 
 

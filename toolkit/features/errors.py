@@ -20,7 +20,7 @@ class FeatureStorageError(OSError):
 
 
 class DamagedChunkError(RuntimeError):
-    """Chunks of a finished row block are missing or fail their checksum.
+    """Row blocks of a layer are missing, or chunks of them fail their checksum.
 
     :meth:`FeatureStore.forget_block` for each of ``blocks`` and another extraction rebuild them.
 
@@ -30,9 +30,9 @@ class DamagedChunkError(RuntimeError):
     blocks : tuple of int
         The row blocks with damage, ascending.
     columns : slice
-        The columns that were looked at, a whole number of chunks.
+        The columns that were asked for.
     paths : tuple of Path
-        The damaged or absent chunk files.
+        The damaged or absent files.
     """
 
     error_class = "damaged_features"
@@ -50,7 +50,7 @@ class DamagedChunkError(RuntimeError):
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         return (
             f"layer {self.layer!r}, row blocks {list(self.blocks)}, columns "
-            f"{self.columns.start}:{self.columns.stop}: missing or damaged chunk {self.paths[0]}"
+            f"{self.columns.start}:{self.columns.stop}: missing or damaged file {self.paths[0]}"
             f"{more}; forget these row blocks and extract again to rebuild them"
         )
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.errors import GroupNotFoundError
 
-from toolkit.atomic import atomic_path
 from toolkit.features import layout
 from toolkit.features.creation import STIMULUS, Content, create_group, differences, stored
 from toolkit.features.errors import (
@@ -21,26 +23,28 @@ from toolkit.features.errors import (
     FeatureStorageError,
     listed,
 )
+from toolkit.features.shards import NotFiniteError, Shard, encode_shard
 from toolkit.models import LayerInfo
 
-PROGRESS_FILE = "progress.json"
+_CHUNK_KEY = "c.{block}.0"
 
 
 class FeatureStore:
     """Features of all stimuli for some layers of one network.
 
-    On disk a plain Zarr v3 group: one float32 array (n_stimuli, n_features) per layer, named like
-    the layer, features flattened in C order, dimensions ``("stimulus", "<layer>.feature")``; the
-    ids in the string array ``stimulus``; ``provenance`` among the group's attributes; each layer's
+    On disk a plain Zarr v3 group: one array (n_stimuli, n_features) per layer, named like the
+    layer, features flattened in C order, dimensions ``("stimulus", "<layer>.feature")``; the ids
+    in the string array ``stimulus``; ``provenance`` among the group's attributes; each layer's
     shape without the batch axis and its place in the order of execution as attributes
     ``layer_shape`` and ``layer_index``. ``zarr.open_group`` and ``xarray.open_zarr`` read it.
 
-    A missing chunk reads as NaN, which no network may write, and every chunk carries a CRC32C.
-    ``progress.json`` lists the row blocks whose chunks are written for all layers; it is replaced
-    atomically after the chunks. Chunks are not flushed one by one: what a crash of the whole
-    machine takes away after the record was written fails its checksum when it is read.
+    A row block of a layer is one file, a shard of chunks, and appears whole: a block is written
+    when the files of all layers are there. A missing chunk reads as NaN, which no network may
+    write, and every chunk carries a CRC32C. Files are not flushed one by one: what a crash of the
+    whole machine takes away fails its checksum when it is read.
 
-    One process writes; any number may read what is recorded.
+    Several processes may write different row blocks at once, and any number may read what is
+    written.
 
     Parameters
     ----------
@@ -53,8 +57,6 @@ class FeatureStore:
         If there is no store at ``path``.
     """
 
-    BLOCK_ROWS = layout.BLOCK_ROWS
-
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
@@ -62,12 +64,17 @@ class FeatureStore:
             ids = group[STIMULUS]
         except (FileNotFoundError, GroupNotFoundError, KeyError) as error:
             raise FeatureError(f"no feature store at {self.path}; run the extraction") from error
+        arrays = {name: array for name, array in group.arrays() if name != STIMULUS}
+        first = next(iter(arrays.values()))
         self.content = Content(
-            layers=_layers_of(group),
+            layers=_layers_of(arrays),
             stimulus_ids=tuple(str(name) for name in ids[:]),
             provenance=dict(group.attrs["provenance"]),
+            dtype=str(first.dtype),
+            shuffle=first.compressors[0].shuffle.value,
         )
-        self._whole_chunks: dict[str, zarr.Array] = {}
+        self.block_rows: int = first.chunks[0]
+        self._whole_shards: dict[str, zarr.Array] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureStore:
@@ -88,6 +95,8 @@ class FeatureStore:
         layers: Sequence[LayerInfo],
         stimulus_ids: Sequence[str],
         provenance: Mapping[str, Any],
+        dtype: str = "float32",
+        shuffle: str = "noshuffle",
     ) -> FeatureStore:
         """Create a store, or reopen one that was created for the same content.
 
@@ -102,6 +111,11 @@ class FeatureStore:
         provenance
             JSON values that say where the features come from (model, weights, seed, preprocessing,
             data set, versions). Other provenance is another store.
+        dtype
+            Of the numbers on disk, "float32" or "float16".
+        shuffle
+            "shuffle" groups the bytes of numbers by their significance before compression, for
+            numbers whose last bytes are zero.
 
         Raises
         ------
@@ -114,6 +128,8 @@ class FeatureStore:
             stored(layers),
             tuple(stimulus_ids),
             json.loads(json.dumps(provenance)),
+            dtype,
+            shuffle,
         )
         if not path.exists():
             create_group(path, content)
@@ -151,9 +167,14 @@ class FeatureStore:
         return len(self.stimulus_ids)
 
     @property
+    def dtype(self) -> str:
+        """Of the numbers on disk, "float32" or "float16"."""
+        return self.content.dtype
+
+    @property
     def n_blocks(self) -> int:
-        """Number of row blocks, finished or not."""
-        return layout.n_blocks(self.n_stimuli)
+        """Number of row blocks, written or not."""
+        return layout.n_blocks(self.n_stimuli, self.block_rows)
 
     def layer(self, name: str) -> LayerInfo:
         """Shape and place of a layer.
@@ -180,76 +201,123 @@ class FeatureStore:
         """
         if not 0 <= block < self.n_blocks:
             raise FeatureError(f"{self.path} has row blocks 0 to {self.n_blocks - 1}, not {block}")
-        return layout.rows_of(block, self.n_stimuli)
+        return layout.rows_of(block, self.n_stimuli, self.block_rows)
 
-    @property
-    def n_written_stimuli(self) -> int:
-        """Number of stimuli in the row blocks that are written."""
-        return sum(
-            self.rows(block).stop - self.rows(block).start for block in self._written_blocks()
-        )
+    def n_rows(self, blocks: Iterable[int]) -> int:
+        """Number of stimuli in these row blocks."""
+        return sum(self.rows(block).stop - self.rows(block).start for block in blocks)
 
     def missing_blocks(self) -> list[int]:
-        """Row blocks not yet written, ascending; empty when the store is finished."""
-        written = self._written_blocks()
-        return [block for block in range(self.n_blocks) if block not in written]
+        """Row blocks not written yet for all layers, ascending; empty when it is finished."""
+        return self._missing_blocks(self.layers)
 
-    def require_space(self) -> None:
-        """Make sure that the missing blocks fit on the disk.
+    def _missing_blocks(self, layers: Iterable[LayerInfo]) -> list[int]:
+        files = [set(_file_names(self.path / layer.name)) for layer in layers]
+        present = set.intersection(*files)
+        return [b for b in range(self.n_blocks) if _CHUNK_KEY.format(block=b) not in present]
+
+    def require_space(self, blocks: Sequence[int]) -> None:
+        """Make sure that these row blocks fit on the disk.
 
         Raises
         ------
         FeatureStorageError
             If less is free than they will take; the message gives both.
         """
-        missing_rows = len(self.missing_blocks()) * self.BLOCK_ROWS
-        needed_bytes = layout.predicted_bytes(self.layers, missing_rows)
+        needed_bytes = layout.predicted_bytes(
+            self.layers, self.n_stimuli, self.dtype, n_blocks=len(blocks)
+        )
         free_bytes = shutil.disk_usage(self.path).free
         if needed_bytes > free_bytes:
             raise FeatureStorageError(
                 f"the features still to be written to {self.path} take {needed_bytes / 1e9:.3f} GB "
-                f"and {free_bytes / 1e9:.3f} GB are free there; make room, or choose fewer layers "
-                "or another folder"
+                f"and {free_bytes / 1e9:.3f} GB are free there; make room, choose fewer layers or "
+                "another folder, or keep less of them (features: average, projection, gram)"
             )
 
-    def write_block(self, block: int, features: Mapping[str, np.ndarray]) -> None:
-        """Write one row block of every layer, then record it.
+    def write_block(self, block: int, features: Mapping[str, NDArray[np.floating]]) -> None:
+        """Write one row block of every layer; see :meth:`write_layer`."""
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for layer in self.layers:
+                self.write_layer(block, layer.name, features.get(layer.name), pool)
+
+    def write_layer(
+        self, block: int, name: str, values: NDArray[np.floating] | None, pool: Executor
+    ) -> None:
+        """Encode and write one row block of a layer; see :meth:`encode_layer`."""
+        self.write_shard(block, name, self.encode_layer(block, name, values, pool))
+
+    def encode_layer(
+        self, block: int, name: str, values: NDArray[np.floating] | None, pool: Executor
+    ) -> Shard:
+        """Encode one row block of a layer; ``values`` are no longer needed once this returns.
 
         Parameters
         ----------
         block
             Which row block.
-        features
-            For each layer, shape (rows of the block, n_features), float32.
+        name
+            Which layer.
+        values
+            Shape (rows of the block, n_features), of the store's dtype.
+        pool
+            Threads that encode.
 
         Raises
         ------
         FeatureError
-            If a layer is absent or has another shape, or holds NaN or infinity; then nothing is
-            written.
-        FeatureStorageError
-            If the disk refuses the chunks; then the block is not recorded.
+            If the values have another shape or dtype, or if one is NaN or infinite.
         """
-        rows = self.rows(block)
-        for layer in self.layers:
-            self._require_valid(layer, rows, features.get(layer.name))
-        for layer in self.layers:
-            try:
-                self._write_chunks(layer, block, features[layer.name])
-            except (OSError, RuntimeError) as error:
-                raise FeatureStorageError(
-                    f"row block {block} of layer {layer.name!r} could not be written under "
-                    f"{self.path}: {error}"
-                ) from error
-        self._record(self._written_blocks() | {block})
+        layer, rows = self.layer(name), self.rows(block)
+        expected = (rows.stop - rows.start, layer.n_features, self.dtype)
+        found = None if values is None else (*values.shape, str(values.dtype))
+        if values is None or found != expected:
+            raise FeatureError(
+                f"layer {name!r}: features must be of shape and dtype {expected}, not {found}"
+            )
+        try:
+            return encode_shard(
+                values,
+                block_rows=self.block_rows,
+                chunk_features=layout.chunk_features(layer.n_features),
+                shuffle=self.content.shuffle,
+                pool=pool,
+            )
+        except NotFiniteError:
+            raise FeatureError(self._not_finite(name, rows, values)) from None
+
+    def write_shard(self, block: int, name: str, shard: Shard) -> None:
+        """Write what :meth:`encode_layer` gave.
+
+        Raises
+        ------
+        FeatureStorageError
+            If the disk refuses it.
+        """
+        try:
+            shard.write(self._shard_path(name, block))
+        except OSError as error:
+            raise FeatureStorageError(
+                f"row block {block} of layer {name!r} could not be written under {self.path}: "
+                f"{error}"
+            ) from error
 
     def forget_block(self, block: int) -> None:
-        """Take a row block out of the record, so that the next extraction rebuilds it."""
+        """Remove what is there of a row block, so that the next extraction rebuilds it."""
         self.rows(block)
-        self._record(self._written_blocks() - {block})
+        for layer in self.layers:
+            self._shard_path(layer.name, block).unlink(missing_ok=True)
+
+    def remove_leftovers(self, blocks: Iterable[int]) -> None:
+        """Remove what killed writers of these row blocks left half written."""
+        for layer in self.layers:
+            for block in blocks:
+                pattern = f".{_CHUNK_KEY.format(block=block)}.*"
+                for path in (self.path / layer.name).glob(pattern):
+                    path.unlink(missing_ok=True)
 
     def array(self, layer: str) -> zarr.Array:
-        """The plain Zarr array of a layer, read-only: (n_stimuli, n_features), float32.
+        """The plain Zarr array of a layer, read-only: (n_stimuli, n_features).
 
         Damage raises ``ValueError`` and missing chunks read as NaN; :meth:`read` is faster and
         names both.
@@ -271,35 +339,29 @@ class FeatureStore:
         Returns
         -------
         numpy.ndarray
-            Shape (n_stimuli, number of columns), float32, finite.
+            Shape (n_stimuli, number of columns), of the store's dtype, finite.
 
         Raises
         ------
         FeatureError
-            If there is no such layer, or if row blocks are not written yet.
+            If there is no such layer.
         DamagedChunkError
-            If a chunk is missing or fails its checksum.
+            If row blocks are missing, or a chunk fails its checksum.
         """
         start, stop, step = columns.indices(self.layer(layer).n_features)
         if step != 1:
             raise FeatureError(f"columns of {layer!r} are read in steps of 1, not {step}")
-        if missing := self.missing_blocks():
-            raise FeatureError(
-                f"{self.path} is not finished: {len(missing)} of {self.n_blocks} row blocks are "
-                f"missing ({listed(missing)}); run the extraction"
-            )
-        array = self._array_of_whole_chunks(layer)
+        if missing := self._missing_blocks([self.layer(layer)]):
+            raise self._damage(layer, slice(start, stop), missing)
+        array = self._array_of_whole_shards(layer)
         width = array.chunks[1]
         aligned = slice(start // width * width, -(-stop // width) * width)
         try:
             values = array[:, aligned]
         except Exception as error:
-            if damaged := self._damaged_chunks(layer, aligned):
+            if damaged := self._damaged_blocks(layer, aligned):
                 raise self._damage(layer, aligned, damaged) from error
             raise
-        # A chunk is missing as a whole or not at all, so its first column tells.
-        if np.isnan(values[: self.n_stimuli, ::width]).any():
-            raise self._damage(layer, aligned, self._damaged_chunks(layer, aligned))
         return values[: self.n_stimuli, start - aligned.start : stop - aligned.start]
 
     def column_blocks(self, layer: str, max_bytes: int) -> list[slice]:
@@ -309,99 +371,63 @@ class FeatureStore:
         """
         n_features = self.layer(layer).n_features
         width = layout.chunk_features(n_features)
-        chunk_column_bytes = self.n_blocks * self.BLOCK_ROWS * width * layout.FLOAT32_BYTES
+        n_rows = self.n_blocks * self.block_rows
+        chunk_column_bytes = n_rows * width * np.dtype(self.dtype).itemsize
         step = max(1, max_bytes // chunk_column_bytes) * width
         return [slice(start, min(start + step, n_features)) for start in range(0, n_features, step)]
 
-    def _array_of_whole_chunks(self, name: str) -> zarr.Array:
-        """Return the array as if its shape were a whole number of chunks, for the zarrs pipeline.
+    def _array_of_whole_shards(self, name: str) -> zarr.Array:
+        """Return the array as if its shape were a whole number of shards, for the zarrs pipeline.
 
-        zarrs decodes a part of a chunk without looking at the checksum, and rewrites a part by
-        reading the rest first, which fails over a chunk that a killed writer left half written.
-        Neither happens as long as every access covers whole chunks.
+        zarrs decodes a part of a chunk without looking at the checksum; it never does as long as
+        every access covers whole chunks.
         """
-        if name not in self._whole_chunks:
+        if name not in self._whole_shards:
             with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-                array = zarr.open_group(self.path, mode="r+")[name]
-                shape = tuple(
-                    -(-size // chunk) * chunk
-                    for size, chunk in zip(array.shape, array.chunks, strict=True)
-                )
-                self._whole_chunks[name] = zarr.Array(
+                array = zarr.open_group(self.path, mode="r")[name]
+                shape = (self.n_blocks * self.block_rows, array.shards[1])
+                self._whole_shards[name] = zarr.Array(
                     zarr.AsyncArray(array.metadata.update_shape(shape), array.store_path)
                 )
-        return self._whole_chunks[name]
+        return self._whole_shards[name]
 
-    def _require_valid(self, layer: LayerInfo, rows: slice, values: np.ndarray | None) -> None:
-        expected = (rows.stop - rows.start, layer.n_features)
-        found = None if values is None else (*values.shape, str(values.dtype))
-        if values is None or found != (*expected, "float32"):
-            raise FeatureError(
-                f"layer {layer.name!r}: features must be float32 of shape {expected}, not {found}"
-            )
-        with np.errstate(over="ignore", invalid="ignore"):
-            sum_is_finite = np.isfinite(values.sum())
-        if sum_is_finite:
-            return
-        # Finite values may also overflow their sum: look at each.
+    def _shard_path(self, layer: str, block: int) -> Path:
+        return self.path / layer / _CHUNK_KEY.format(block=block)
+
+    def _not_finite(self, layer: str, rows: slice, values: NDArray[np.floating]) -> str:
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if bad.size:
-            ids = [self.stimulus_ids[rows.start + row] for row in bad]
-            raise FeatureError(
-                f"layer {layer.name!r} gave NaN or infinity for {len(ids)} stimuli: {listed(ids)}"
-            )
+        ids = [self.stimulus_ids[rows.start + row] for row in bad]
+        what = "NaN or infinity"
+        if self.dtype == "float16":
+            what += " in float16 (nothing beyond 65504: features: {dtype: bfloat16} has no limit)"
+        return f"layer {layer!r} gave {what} for {len(ids)} stimuli: {listed(ids)}"
 
-    def _write_chunks(self, layer: LayerInfo, block: int, values: np.ndarray) -> None:
-        array = self._array_of_whole_chunks(layer.name)
-        padded_shape = (self.BLOCK_ROWS, array.shape[1])
-        if values.shape != padded_shape:
-            padded = np.full(padded_shape, np.nan, np.float32)
-            padded[: values.shape[0], : values.shape[1]] = values
-            values = padded
-        start = block * self.BLOCK_ROWS
-        array[start : start + self.BLOCK_ROWS] = values
+    def _damaged_blocks(self, layer: str, aligned: slice) -> list[int]:
+        array = self._array_of_whole_shards(layer)
+        return [block for block in range(self.n_blocks) if not _is_sound(array, block, aligned)]
 
-    def _damaged_chunks(self, layer: str, aligned: slice) -> list[tuple[int, int]]:
-        array = self._array_of_whole_chunks(layer)
-        n_rows, width = array.chunks
-        return [
-            (block, first // width)
-            for block in range(self.n_blocks)
-            for first in range(aligned.start, aligned.stop, width)
-            if not _is_sound(array, block * n_rows, first)
-        ]
-
-    def _damage(
-        self, layer: str, aligned: slice, damaged: Sequence[tuple[int, int]]
-    ) -> DamagedChunkError:
-        paths = [self.path / layer / "c" / str(row) / str(column) for row, column in damaged]
-        return DamagedChunkError(layer, sorted({row for row, _ in damaged}), aligned, paths)
-
-    def _written_blocks(self) -> set[int]:
-        """Return the record; one that is absent or unreadable says that nothing is written."""
-        try:
-            return set(json.loads((self.path / PROGRESS_FILE).read_text())["written_blocks"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return set()
-
-    def _record(self, written: set[int]) -> None:
-        record = {"n_blocks": self.n_blocks, "written_blocks": sorted(written)}
-        with atomic_path(self.path / PROGRESS_FILE) as temporary:
-            temporary.write_text(json.dumps(record), encoding="utf-8")
+    def _damage(self, layer: str, columns: slice, blocks: Sequence[int]) -> DamagedChunkError:
+        paths = [self._shard_path(layer, block) for block in blocks]
+        return DamagedChunkError(layer, blocks, columns, paths)
 
 
-def _layers_of(group: zarr.Group) -> tuple[LayerInfo, ...]:
+def _file_names(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name
+
+
+def _layers_of(arrays: Mapping[str, zarr.Array]) -> tuple[LayerInfo, ...]:
     return stored(
         LayerInfo(name, array.attrs["layer_shape"], array.attrs["layer_index"])
-        for name, array in group.arrays()
-        if name != STIMULUS
+        for name, array in arrays.items()
     )
 
 
-def _is_sound(array: zarr.Array, row: int, column: int) -> bool:
-    n_rows, width = array.chunks
+def _is_sound(array: zarr.Array, block: int, columns: slice) -> bool:
+    n_rows = array.chunks[0]
     try:
-        chunk = array[row : row + n_rows, column : column + width]
+        array[block * n_rows : (block + 1) * n_rows, columns]
     except Exception:  # zarrs raises RuntimeError, IndexError …, depending on the damage
         return False
-    return not np.isnan(chunk[0, 0])
+    return True

@@ -21,6 +21,18 @@ _CPU_BATCH = 2
 
 _ALLOCATORS = (torch.empty, torch.zeros, torch.ones)
 
+# What initialisation spends its time on; on the meta device there is nothing to fill.
+_FILLERS = frozenset(
+    {
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        torch.Tensor.fill_,
+        torch.Tensor.zero_,
+        torch.Tensor.erfinv_,
+        torch.Tensor.clamp_,
+    }
+)
+
 
 def output_tensor(output: Any) -> torch.Tensor | None:
     """The tensor that stands for a module's output: the first floating one found in it.
@@ -71,10 +83,17 @@ def _trace(spec: ModelSpec) -> tuple[LayerInfo, ...]:
                 f"{spec.library} network {spec.name!r} does not run on an image of "
                 f"{height} x {width} px: {type(error).__name__}: {error}"
             ) from error
+    last = max(len(outputs) - 1, 1)
     return tuple(
-        LayerInfo(name, shape, index, kind)
+        LayerInfo(name, shape, index, kind, index / last)
         for index, (name, (shape, kind)) in enumerate(outputs.items())
     )
+
+
+def untrained(spec: ModelSpec, device: str) -> nn.Module:
+    """The network in evaluation mode as its library initialises it; on "meta" without values."""
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(), _WeightsOn(device):
+        return build(spec).eval().to(device)
 
 
 def _trace_on(
@@ -92,14 +111,13 @@ def _trace_on(
 
         return record
 
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        with _WeightsOn(device):
-            network = build(spec).eval().to(device)
-        for name, module in network.named_modules():
-            if name:
-                module.register_forward_hook(recorder(name))
-        with torch.device(device):
-            network(torch.zeros(input_shape))
+    network = untrained(spec, device)
+    for name, module in network.named_modules():
+        if name:
+            # TorchScript modules refuse the method of their own, yet run hooks.
+            nn.Module.register_forward_hook(module, recorder(name))
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(), torch.device(device):
+        network(torch.zeros(input_shape))
     return outputs
 
 
@@ -117,6 +135,8 @@ class _WeightsOn(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         options = kwargs or {}
+        if func in _FILLERS and args[0].is_meta:
+            return args[0]
         if func in _ALLOCATORS:
             options = {**options, "device": self.device}
         return func(*args, **options)

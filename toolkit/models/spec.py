@@ -77,12 +77,16 @@ class LayerInfo:
         Position among the traced layers in execution order, from 0.
     kind
         Class of the module: "Conv2d".
+    depth
+        Relative depth: ``index`` over that of the last traced layer, so 0 for the first and 1 for
+        the last layer in execution order. All traced layers count, containers and classifier too.
     """
 
     name: str
     shape: tuple[int, ...]
     index: int
     kind: str = ""
+    depth: float = 0.0
 
     @property
     def n_features(self) -> int:

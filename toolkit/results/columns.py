@@ -46,7 +46,15 @@ IDENTITY_COLUMNS = (
     _SEED,
     _LAYER,
     Column("layer_index", _INT, "Position of the layer in execution order, from 0."),
-    Column("n_features", _INT, "Number of features of the layer (its flattened size)."),
+    Column(
+        "layer_depth", _FLOAT, "Relative depth of the layer among all of its network's, 0 to 1."
+    ),
+    Column(
+        "features",
+        _TEXT,
+        "What is kept of the layer: full, average, max, cls, projection and its size, or gram.",
+    ),
+    Column("n_features", _INT, "Number of features that are kept of the layer."),
     _READOUT,
 )
 """What was asked for; known for every planned task before it runs."""

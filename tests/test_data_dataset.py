@@ -52,6 +52,7 @@ def dataset() -> NeuralDataset:
         ({"responses": np.zeros((4, 2), np.float32)}, ["float32", "float64"]),
         ({"repetitions": np.zeros((4, 3, 2))}, ["repetitions", "(4, 3)"]),
         ({"oracle_features": np.zeros((3, 5))}, ["3 rows of oracle features"]),
+        ({"metadata": {"pose": np.zeros(3)}}, ["3 values of 'pose'", "4"]),
         ({"splits": {"validation": np.array([0])}}, ["unknown split 'validation'", "val"]),
         ({"splits": {"train": np.array([], int)}}, ["'train'", "no stimuli"]),
         ({"splits": {"train": np.array([4])}}, ["'train'", "below 4"]),
@@ -107,9 +108,9 @@ def test_digest_does_not_depend_on_memory_layout(dataset: NeuralDataset) -> None
 
 def test_an_unknown_kind_lists_the_known_ones() -> None:
     for function in (load, size_of):
-        with pytest.raises(DataError, match=r"nwb.*synthetic, nx414, files"):
+        with pytest.raises(DataError, match=r"nwb.*synthetic, nx414, majaj_hong, xiao2024, files"):
             function("nwb")
-    assert set(KINDS) == {"synthetic", "nx414", "files"}
+    assert set(KINDS) == {"synthetic", "nx414", "majaj_hong", "xiao2024", "files"}
 
 
 def test_error_class_is_what_the_jobs_record() -> None:

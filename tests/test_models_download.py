@@ -121,13 +121,17 @@ def test_wrong_hash_is_refused_and_leaves_no_file(pretrained, server, tmp_path):
     assert files_under(tmp_path) == []
 
 
-def test_broken_transfer_is_an_error_and_leaves_no_file(pretrained, server, tmp_path):
+def test_broken_transfer_is_an_error_until_the_file_is_whole(pretrained, server, tmp_path):
     [path] = server.files
-    server.announced_bytes[path] = len(server.files[path])
-    server.files[path] = server.files[path][:1000]
+    whole = server.files[path]
+    server.announced_bytes[path] = len(whole)
+    server.files[path] = whole[:1000]
     with pytest.raises(WeightsUnavailableError, match="could not be fetched"):
         load_network(pretrained)
-    assert files_under(tmp_path) == []
+    assert not list(tmp_path.rglob("*.pth"))
+    server.files[path] = whole
+    load_network(pretrained)
+    assert [found.read_bytes() for found in files_under(tmp_path)] == [whole]
 
 
 def test_damaged_file_in_the_cache_is_fetched_again(pretrained, server, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.data import files, nx414, synthetic
+from toolkit.data import files, majaj_hong, nx414, synthetic, xiao2024
 from toolkit.data.dataset import DatasetSize, NeuralDataset
 from toolkit.data.errors import DataError
 from toolkit.data.stimuli import Stimuli
@@ -34,6 +34,8 @@ class Kind:
 KINDS = {
     "synthetic": Kind(synthetic.load, synthetic.size_of),
     "nx414": Kind(nx414.load, nx414.size_of),
+    "majaj_hong": Kind(majaj_hong.load, majaj_hong.size_of),
+    "xiao2024": Kind(xiao2024.load, xiao2024.size_of),
     "files": Kind(files.load, files.size_of),
 }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -25,6 +25,28 @@ class DatasetSize:
     n_stimuli: int
     n_neuroids: int
     split_sizes: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """The responses of one recording session in the order of time.
+
+    Parameters
+    ----------
+    session
+        Name of the session.
+    time_s
+        (n_presentations,) increasing, seconds since the recording began.
+    neuroids
+        (m,) indices of the neuroids recorded in it.
+    responses
+        float32 (n_presentations, m).
+    """
+
+    session: str
+    time_s: np.ndarray
+    neuroids: np.ndarray
+    responses: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +81,14 @@ class NeuralDataset:
         (n_stimuli, d), synthetic data only: what the neurons are linear in.
     masks_missing
         Whether NaN responses are accepted as missing.
+    visual_degrees
+        Width of an image when the animal saw it, degrees of visual angle, where that is known.
+    metadata
+        What else is known of the stimuli: column name → (n_stimuli,) values.
+    timelines
+        The recording sessions, where the source tells when each presentation was.
+    dropped
+        Why presentations were left out → how many.
     source
         The file that messages about the responses name; the data set's name if empty.
 
@@ -81,6 +111,10 @@ class NeuralDataset:
     explainable_variance: np.ndarray | None = None
     oracle_features: np.ndarray | None = None
     masks_missing: bool = False
+    visual_degrees: float | None = None
+    metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
+    timelines: tuple[Timeline, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -94,7 +128,8 @@ class NeuralDataset:
     def responses_digest(self) -> str:
         """SHA-256 (hexadecimal) over all that a score depends on, except the images.
 
-        Covers responses, repetitions, neuroid ids, regions, labels and splits; not the name.
+        Covers responses, repetitions, neuroid ids, regions, labels and splits; not the name, nor
+        what only describes the data.
         """
         header = {
             "neuroid_ids": self.neuroid_ids,
@@ -120,6 +155,7 @@ class NeuralDataset:
         if self.responses.dtype != np.float64:
             raise DataError(f"{source}: responses are {self.responses.dtype}, expected float64")
         axes = {"stimuli": n_stimuli, "neuroids": n_neuroids}
+        metadata = self.metadata.items()
         for what, shape in (
             ("responses", self.responses.shape),
             ("repetitions", None if self.repetitions is None else self.repetitions.shape[:2]),
@@ -132,6 +168,7 @@ class NeuralDataset:
             ("category names", self.category_names, n_stimuli),
             ("explainable variances", self.explainable_variance, n_neuroids),
             ("rows of oracle features", self.oracle_features, n_stimuli),
+            *((f"values of {column!r}", values, n_stimuli) for column, values in metadata),
         ):
             if values is not None and len(values) != expected:
                 raise DataError(f"{source}: {len(values)} {what}, but there are {axes}")

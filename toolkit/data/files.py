@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from toolkit.data.dataset import DatasetSize, NeuralDataset, check_unique, shortened
 from toolkit.data.errors import DataError
+from toolkit.data.framing import framed_as
 from toolkit.data.images import ImageFiles, ImageSource, default_id, source_at
 from toolkit.data.responses import read_header, read_responses
 from toolkit.data.tables import (
@@ -32,6 +34,7 @@ def load(
     neuroid_table: str | Path | None = None,
     image_order: str | None = None,
     framed: bool = False,
+    frame: Mapping[str, Any] | None = None,
     missing_responses: str = "refuse",
 ) -> NeuralDataset:
     """Load images and responses from files.
@@ -53,8 +56,8 @@ def load(
         Brain area of every neuroid, unless the neuroid table has a column ``region``.
     stimulus_table
         ``.csv`` or ``.parquet``; columns ``stimulus_id`` and/or ``filename`` (relative to the
-        folder or archive), and optionally ``object_name``, ``category_name``, ``split``. Images
-        that it does not name are left out.
+        folder or archive), and optionally ``object_name``, ``category_name`` (or ``label``),
+        ``split``. Images that it does not name are left out.
     neuroid_table
         ``.csv`` or ``.parquet`` with a column ``neuroid_id``, in the order of the array's axis
         (matched by id to the columns of a response table), and optionally ``region``.
@@ -64,6 +67,9 @@ def load(
         None means the table where there is one.
     framed
         Whether the images are already cropped to what a network should see.
+    frame
+        Makes images of any size square; the parameters of
+        :class:`toolkit.data.framing.SquareFrame`. They then show what a network should see.
     missing_responses
         What NaN responses mean: ``"refuse"``, an error that names them; ``"mask"``, images that a
         neuron was not recorded for.
@@ -91,7 +97,7 @@ def load(
     averaged, repetitions = read_responses(Path(responses), response_axes, listing.ids)
     return NeuralDataset(
         name=name,
-        stimuli=ImageFiles(listing.source, listing.names, listing.ids, framed),
+        stimuli=framed_as(ImageFiles(listing.source, listing.names, listing.ids, framed), frame),
         responses=averaged,
         repetitions=repetitions,
         neuroid_ids=found.neuroid_ids,
@@ -115,6 +121,8 @@ def size_of(
     neuroid_table: str | Path | None = None,
     image_order: str | None = None,
     framed: bool = False,
+    frame: Mapping[str, Any] | None = None,
+    missing_responses: str = "refuse",
 ) -> DatasetSize:
     """Size of what :func:`load` would give, from listings, tables and array headers alone.
 

@@ -145,6 +145,28 @@ class ImageFiles(Stimuli):
         return map(self._source.read, self._names)
 
 
+class AbsentImages(Stimuli):
+    """Images whose names are known but whose files nobody gave; responses can do without.
+
+    Parameters
+    ----------
+    ids
+        Id of each image.
+    """
+
+    framed = True
+
+    def __init__(self, ids: tuple[str, ...]) -> None:
+        self.ids = ids
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Raise :class:`MissingDataError`: there are no images."""
+        raise MissingDataError(f"image {self.ids[index]!r}: the data set was loaded without images")
+
+    def _content(self) -> Iterator[bytes]:
+        raise MissingDataError("the data set was loaded without images")
+
+
 def source_at(path: Path) -> ImageSource:
     """Folder or zip archive at ``path``.
 

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from toolkit.data.dataset import SPLIT_NAMES, DatasetSize, NeuralDataset
-from toolkit.data.errors import DataError, MissingDataError
+from toolkit.data.errors import DataError
+from toolkit.data.hdf5 import open_hdf5, texts
 from toolkit.data.stimuli import PerProcess, Stimuli
 
 # Channel statistics with which the file's images were normalised (torchvision's ImageNet values).
@@ -48,9 +49,9 @@ def load(
     """
     path = Path(path)
     sizes = _inspect(path, splits)
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         responses = np.concatenate([file[f"spikes_{split}"][:] for split in splits])
-        objects = [text for split in splits for text in _texts(file[f"object_{split}"])]
+        objects = [text for split in splits for text in texts(file[f"object_{split}"])]
     n_neuroids = responses.shape[1]
     bounds = np.cumsum([0, *sizes.values()])
     return NeuralDataset(
@@ -76,7 +77,7 @@ def size_of(
     """Size of what :func:`load` would give, from the file's headers; the same checks of them."""
     path = Path(path)
     sizes = _inspect(path, splits)
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         n_neuroids = file[f"spikes_{splits[0]}"].shape[1]
     return DatasetSize(sum(sizes.values()), n_neuroids, sizes)
 
@@ -99,7 +100,7 @@ class Nx414Stimuli(Stimuli):
         self._path = path
         self._splits = tuple(sizes)
         self._stops = list(accumulate(sizes.values()))
-        self._file = PerProcess(partial(_open, path))
+        self._file = PerProcess(partial(open_hdf5, path))
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Image ``index``, float32 (height, width, 3) in [0, 1]."""
@@ -125,21 +126,12 @@ class Nx414Stimuli(Stimuli):
                 yield from (image.data for image in block)
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path}: not a readable HDF5 file ({error})") from error
-
-
 def _inspect(path: Path, splits: Sequence[str]) -> dict[str, int]:
     """Check keys and shapes of the splits; give the number of images of each."""
     unknown = [split for split in splits if split not in SPLIT_NAMES]
     if unknown or not splits or len(set(splits)) != len(splits):
         raise DataError(f"{path}: splits {list(splits)} must be different ones of {SPLIT_NAMES}")
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         sizes = {split: _inspect_split(file, path, split) for split in splits}
         n_neuroids = {split: file[f"spikes_{split}"].shape[1] for split in splits}
     if len(set(n_neuroids.values())) > 1:
@@ -171,8 +163,3 @@ def _inspect_split(file: h5py.File, path: Path, split: str) -> int:
     if images[0] == 0:
         raise DataError(f"{path}: split {split!r} has no stimuli")
     return images[0]
-
-
-def _texts(dataset: h5py.Dataset) -> list[str]:
-    values = dataset[:]
-    return [v if isinstance(v, str) else bytes(v).decode("latin-1") for v in values]

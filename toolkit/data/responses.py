@@ -111,10 +111,27 @@ def read_responses(
         return np.ascontiguousarray(values, dtype=np.float64), None
     dtype = np.float32 if values.dtype == np.float32 else np.float64
     repetitions = np.ascontiguousarray(values, dtype=dtype)
-    n_presented = np.sum(~np.isnan(repetitions), axis=2)
-    with np.errstate(invalid="ignore"):  # never presented: 0 / 0 = NaN, which the data set refuses
-        responses = np.nansum(repetitions, axis=2, dtype=np.float64) / n_presented
-    return responses, repetitions
+    return mean_over_repetitions(repetitions), repetitions
+
+
+def mean_over_repetitions(repetitions: np.ndarray) -> np.ndarray:
+    """Mean over the presentations there were, one stimulus at a time; NaN where there was none.
+
+    Parameters
+    ----------
+    repetitions
+        (n_stimuli, n_neuroids, n_repetitions), NaN = not presented.
+
+    Returns
+    -------
+    float64 (n_stimuli, n_neuroids).
+    """
+    mean = np.empty(repetitions.shape[:2])
+    for stimulus, values in enumerate(repetitions):
+        n_presented = np.sum(~np.isnan(values), axis=1)
+        total = np.nansum(values, axis=1, dtype=np.float64)
+        mean[stimulus] = total / np.where(n_presented == 0, np.nan, n_presented)
+    return mean
 
 
 def _check_axes(path: Path, axes: Sequence[str]) -> None:

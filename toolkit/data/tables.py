@@ -30,20 +30,22 @@ class StimulusTable:
 def read_stimulus_table(path: Path) -> StimulusTable:
     """Read ``stimulus_id``, ``filename``, ``object_name``, ``category_name`` and ``split``.
 
-    Other columns are ignored. An empty split means that the stimulus belongs to none.
+    ``label`` is another name of ``category_name``. Other columns are ignored. An empty split means
+    that the stimulus belongs to none.
 
     Raises
     ------
     DataError
-        If the file is missing or unreadable, has neither ``stimulus_id`` nor ``filename``, names
-        an id or file twice, or names a split other than train, val and test.
+        If the file is missing or unreadable, has neither ``stimulus_id`` nor ``filename``, or both
+        ``label`` and ``category_name``, names an id or file twice, or names a split other than
+        train, val and test.
     """
     frame = _read(path)
     table = StimulusTable(
         ids=_column(frame, "stimulus_id"),
         filenames=_column(frame, "filename"),
         object_names=_column(frame, "object_name"),
-        category_names=_column(frame, "category_name"),
+        category_names=_categories(frame, path),
         split_names=_column(frame, "split"),
     )
     if table.ids is None and table.filenames is None:
@@ -103,6 +105,12 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable table ({error})") from error
+
+
+def _categories(frame: pd.DataFrame, path: Path) -> tuple[str, ...] | None:
+    if "label" in frame and "category_name" in frame:
+        raise DataError(f"{path}: has both label and category_name, which mean the same; keep one")
+    return _column(frame, "label" if "label" in frame else "category_name")
 
 
 def _column(frame: pd.DataFrame, name: str) -> tuple[str, ...] | None:

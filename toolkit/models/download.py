@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import tempfile
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
 
+from toolkit.download import TIMEOUT_S, Digest, DownloadError, file_digest
+from toolkit.download import download as fetch_file
 from toolkit.models.spec import WeightsUnavailableError
-
-TIMEOUT_S = 10.0
-_CHUNK_BYTES = 1 << 20
 
 # The files timm's hub repositories hold their weights in, in its order of preference.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def torch_cache() -> Path:
@@ -42,9 +30,8 @@ def hash_prefix_of(url: str) -> str:
 def download(url: str, folder: Path, sha256_prefix: str) -> Path:
     """The file of ``url`` in ``folder``, fetched unless it is already there with the right hash.
 
-    Unlike ``torch.hub.download_url_to_file`` it gives up on a silent server after
-    :data:`TIMEOUT_S` seconds and checks files found in the cache. The file appears in one step:
-    many tasks may fetch it at once, and a broken transfer leaves nothing behind.
+    Unlike ``torch.hub.download_url_to_file`` it gives up quickly on a silent server, goes on where
+    an earlier transfer broke off, and checks files found in the cache.
 
     Raises
     ------
@@ -52,46 +39,14 @@ def download(url: str, folder: Path, sha256_prefix: str) -> Path:
         If it cannot be fetched, or has another hash.
     """
     target = folder / Path(urlparse(url).path).name
-    if target.is_file() and file_sha256(target).startswith(sha256_prefix):
-        return target
+    expected = Digest("sha256", sha256_prefix) if sha256_prefix else None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = _fetch(url, folder)
-    except (OSError, HTTPException) as error:
+        return fetch_file(url, target, expected=expected)
+    except DownloadError as error:
         raise WeightsUnavailableError(
-            f"{target.name} could not be fetched from {url}: {error}. Put the file at {target} "
-            "(TORCH_HOME moves that folder), or write weights: /path/to/file.pth"
+            f"{error}. Put the file at {target} (TORCH_HOME moves that folder), or write weights: "
+            "/path/to/file.pth"
         ) from error
-    found = file_sha256(partial)
-    if not found.startswith(sha256_prefix):
-        partial.unlink()
-        raise WeightsUnavailableError(
-            f"{url} gave a file with SHA-256 {found}, which does not begin with "
-            f"{sha256_prefix}: refused. Something between here and there changes downloads; get "
-            f"the file elsewhere and put it at {target}, or write weights: /path/to/file.pth"
-        )
-    partial.replace(target)
-    return target
-
-
-def _fetch(url: str, folder: Path) -> Path:
-    descriptor, name = tempfile.mkstemp(suffix=".partial", dir=folder)
-    partial = Path(name)
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as file,
-            urllib.request.urlopen(url, timeout=TIMEOUT_S) as response,
-        ):
-            expected_bytes = response.headers.get("Content-Length")
-            while chunk := response.read(_CHUNK_BYTES):
-                file.write(chunk)
-            if expected_bytes is not None and file.tell() != int(expected_bytes):
-                raise OSError(f"the connection broke after {file.tell()} of {expected_bytes} bytes")
-    except BaseException:
-        partial.unlink()
-        raise
-    partial.chmod(0o644)
-    return partial
 
 
 def download_from_hub(hub_id: str) -> Path:
@@ -142,7 +97,7 @@ def _require_hub_hash(path: Path, etag: str) -> None:
     """Refuse a large file whose content is not its ETag, which is its SHA-256 on the hub."""
     if not re.fullmatch("[0-9a-f]{64}", etag):
         return
-    found = file_sha256(path)
+    found = file_digest(path)
     if found != etag:
         path.resolve().unlink()
         path.unlink()

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from toolkit.download import file_digest
 from toolkit.models.architecture import build, timm_config, torchvision_weights
 from toolkit.models.checkpoint import load_strictly, misfit
 from toolkit.models.download import (
     download,
     download_from_hub,
-    file_sha256,
     hash_prefix_of,
     torch_cache,
 )
@@ -75,7 +75,7 @@ def weights_digest(spec: ModelSpec) -> str:
     if spec.weights == "random":
         return "random"
     if spec.has_checkpoint:
-        return file_sha256(_checkpoint_path(spec))
+        return file_digest(_checkpoint_path(spec))
     if spec.library == "torchvision":
         return f"pretrained:{torchvision_weights(spec.name)}"
     config = _timm_pretrained_config(spec.name)

@@ -2,7 +2,7 @@
 
 Synthetic JPEG images of 256 px go through networks with random weights, whose speed is that of
 trained ones. Each system of :mod:`benchmarks.extract_systems` runs in a process of its own, in turn
-with the bare forward pass over batches that are ready; ratios are taken within such pairs. With
+with the limit, the bare forward pass over batches that are ready; ratios are taken in a round. With
 ``THINGSVISION_PYTHON`` set to a Python that has THINGSvision, that peer runs too.
 """
 
@@ -15,54 +15,68 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.extract_systems import FORMS, NETWORKS, SYSTEMS
+from benchmarks.extract_systems import FORMS, LIMIT, NETWORKS, SYSTEMS
 from benchmarks.face import ProcessMeasurement, Record, main, measure_subprocess
 
-_LIMIT = "bare forward"
 _TIMEOUT_S = 600.0
-_IN_MEMORY = ("hook script, in memory", "THINGSvision, in memory")
+_ESSENTIAL = ("bare forward loop", *tuple(FORMS)[:3], "hook script to .npy")
 _THINGSVISION = {"THINGSvision, in memory": "memory", "THINGSvision to .pt": "disk"}
 _IMAGE_PX = 256
 _N_MEMORY_IMAGES = (200, 2000)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A network, how many images it sees, how often, and which systems run."""
+
+    network: str
+    n_images: int
+    n_rounds: int
+    systems: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.network}, {len(NETWORKS[self.network])} layers"
+
+
 def extract(quick: bool) -> list[Record]:
     """Time the extraction of layers' features against the bare forward pass and against peers."""
-    n_images = 96 if quick else 288
-    networks = ("resnet50",) if quick else tuple(NETWORKS)
+    everything = [name for name in SYSTEMS if name != LIMIT] + thingsvision_systems()
+    cases = [Case("resnet50", 224, 2, everything)]
+    cases += [Case(name, 128, 1, _ESSENTIAL) for name in NETWORKS if name != "resnet50"]
+    if quick:
+        cases = [Case("resnet50", 96, 1, _ESSENTIAL)]
     records = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_images(folder / "images", n_images)
-        for network in networks:
-            n_pairs = 1 if quick else {"resnet50": 3}.get(network, 1)
-            records += compare(network, n_images, folder, n_pairs)
+        write_images(Path(name) / "images", max(case.n_images for case in cases))
+        for case in cases:
+            records += compare(case, Path(name))
     return records if quick else records + memory()
 
 
-def compare(network: str, n_images: int, folder: Path, n_pairs: int) -> list[Record]:
-    """Every system in turn with the bare forward pass."""
-    case = f"{network}, {len(NETWORKS[network])} layers"
-    limits: list[float] = []
-    records = []
-    for system in [name for name in SYSTEMS if name != _LIMIT] + thingsvision_systems():
-        ratios, runs = [], []
-        for _ in range(n_pairs):
-            limit = run(_LIMIT, network, n_images, folder)
-            runs.append(run(system, network, n_images, folder))
-            limits.append(_seconds(limit))
-            ratios.append(_seconds(runs[-1]) / limits[-1])
-        records.append(_record(case, system, runs, ratios))
-    rate = _n_timed(limit) / statistics.median(limits)
-    limit_record = Record(
-        "extract", case, _LIMIT, statistics.median(limits), limit.peak_memory_bytes, rate, 1.0
-    )
-    return [limit_record, *records]
+def compare(case: Case, folder: Path) -> list[Record]:
+    """Every system in turn; the limit before every third one and at the end of a round."""
+    limits: list[ProcessMeasurement] = []
+    runs: dict[str, list[ProcessMeasurement]] = {system: [] for system in case.systems}
+    ratios: dict[str, list[float]] = {system: [] for system in case.systems}
+    for _ in range(case.n_rounds):
+        in_round = []
+        for number, system in enumerate(case.systems):
+            if number % 3 == 0:
+                in_round.append(run(LIMIT, case, folder))
+            runs[system].append(run(system, case, folder))
+        in_round.append(run(LIMIT, case, folder))
+        limit_s = statistics.median(map(_seconds, in_round))
+        for system in case.systems:
+            ratios[system].append(_seconds(runs[system][-1]) / limit_s)
+        limits += in_round
+    records = [_record(str(case), LIMIT, limits, [1.0])]
+    return records + [_record(str(case), name, runs[name], ratios[name]) for name in case.systems]
 
 
 def memory() -> list[Record]:
@@ -73,7 +87,7 @@ def memory() -> list[Record]:
         with tempfile.TemporaryDirectory() as name:
             write_images(Path(name) / "images", n_images)
             for system in systems:
-                measured = run(system, "resnet50", n_images, Path(name))
+                measured = run(system, Case("resnet50", n_images, 1, systems), Path(name))
                 case = f"memory: resnet50, {n_images} images"
                 records.append(_record(case, system, [measured], []))
     return records
@@ -94,15 +108,15 @@ def thingsvision_systems() -> list[str]:
     return list(_THINGSVISION) if os.environ.get("THINGSVISION_PYTHON") else []
 
 
-def run(system: str, network: str, n_images: int, folder: Path) -> ProcessMeasurement:
+def run(system: str, case: Case, folder: Path) -> ProcessMeasurement:
     """Run one system in a process of its own, and remove what it wrote."""
     n_threads = str(len(os.sched_getaffinity(0)))
     words = [sys.executable, "-m", "benchmarks.extract_systems", system]
-    arguments = [network, str(n_images), str(folder), n_threads]
+    arguments = [case.network, str(case.n_images), str(folder), n_threads]
     if system in _THINGSVISION:
         script = Path(__file__).with_name("extract_thingsvision.py")
         words = [os.environ["THINGSVISION_PYTHON"], str(script)]
-        arguments += [_THINGSVISION[system], *NETWORKS[network]]
+        arguments += [_THINGSVISION[system], *NETWORKS[case.network]]
     try:
         return measure_subprocess([*words, *arguments], _TIMEOUT_S)
     finally:
@@ -138,7 +152,7 @@ def _record(
     note = ""
     if ratios:
         reached = sorted(1 / ratio for ratio in ratios)
-        note = f"{statistics.median(reached):.2f} of the bare forward rate"
+        note = f"{statistics.median(reached):.2f} of the limit"
         if len(reached) > 1:
             note += f" ({reached[0]:.2f} to {reached[-1]:.2f} in {len(reached)} pairs)"
     ratio = statistics.median(ratios) if ratios else None

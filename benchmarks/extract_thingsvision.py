@@ -24,7 +24,9 @@ def main(network: str, n_images: str, root: str, n_threads: str, where: str, *la
     """Extract once for the first batch, then for the others, timed."""
     torch.set_num_threads(int(n_threads))
     folder = Path(root)
-    extractor = get_extractor(network, "torchvision", device="cpu", pretrained=False)
+    extractor = get_extractor(
+        model_name=network, source="torchvision", device="cpu", pretrained=False
+    )
     paths = sorted((folder / "images").iterdir())[: int(n_images)]
     seconds = 0.0
     for part, chosen in (("first", paths[:BATCH_SIZE]), ("rest", paths[BATCH_SIZE:])):
@@ -38,10 +40,12 @@ def main(network: str, n_images: str, root: str, n_threads: str, where: str, *la
             backend="pt",
             transforms=extractor.get_transformations(),
         )
-        loader = DataLoader(dataset, BATCH_SIZE, "pt")
+        loader = DataLoader(dataset=dataset, batch_size=BATCH_SIZE, backend="pt")
         to_disk = {"output_dir": str(folder / "out"), "step_size": 1} if where == "disk" else {}
         start = time.perf_counter()
-        extractor.extract_features(loader, list(layers), flatten_acts=True, **to_disk)
+        extractor.extract_features(
+            batches=loader, module_names=list(layers), flatten_acts=True, **to_disk
+        )
         seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "n_images": len(paths) - BATCH_SIZE}))
 

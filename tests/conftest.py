@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("slurm_cluster",)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -91,9 +91,9 @@ def result_times(folder: Path) -> dict[str, int]:
 
 
 def is_extracting(run: RunFolder) -> bool:
-    done = [path for path in run.path.glob("features/*/progress.json") if path.stat().st_size]
+    begun = {path.parents[1].name for path in run.path.glob("features/*.zarr/*/c.*")}
     results_ = list(run.results_folder.glob("extract-*")) if run.results_folder.is_dir() else []
-    return len(done) > len(results_)
+    return len(begun) > len(results_)
 
 
 def is_encoding(run: RunFolder) -> bool:

@@ -1,0 +1,1 @@
+"""What concerns Slurm itself: a development cluster that boots in a folder."""

@@ -14,7 +14,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +44,19 @@ class Case:
         return f"{self.network}, {len(NETWORKS[self.network])} layers"
 
 
-def extract(quick: bool) -> list[Record]:
+def extract(quick: bool) -> Iterator[Record]:
     """Time the extraction of layers' features against the bare forward pass and against peers."""
     everything = [name for name in SYSTEMS if name != LIMIT] + thingsvision_systems()
-    cases = [Case("resnet50", 224, 2, everything)]
-    cases += [Case(name, 128, 1, _ESSENTIAL) for name in NETWORKS if name != "resnet50"]
+    cases = [Case("resnet50", 160, 2, everything)]
+    cases += [Case(name, 96, 1, _ESSENTIAL) for name in NETWORKS if name != "resnet50"]
     if quick:
         cases = [Case("resnet50", 96, 1, _ESSENTIAL)]
-    records = []
     with tempfile.TemporaryDirectory() as name:
         write_images(Path(name) / "images", max(case.n_images for case in cases))
         for case in cases:
-            records += compare(case, Path(name))
-    return records if quick else records + memory()
+            yield from compare(case, Path(name))
+    if not quick:
+        yield from memory()
 
 
 def compare(case: Case, folder: Path) -> list[Record]:
@@ -79,18 +79,16 @@ def compare(case: Case, folder: Path) -> list[Record]:
     return records + [_record(str(case), name, runs[name], ratios[name]) for name in case.systems]
 
 
-def memory() -> list[Record]:
+def memory() -> Iterator[Record]:
     """Peak memory of the toolkit at few and many images, and of a script that keeps all."""
     systems = (next(iter(FORMS)), "hook script, in memory")
-    records = []
     for n_images in _N_MEMORY_IMAGES:
         with tempfile.TemporaryDirectory() as name:
             write_images(Path(name) / "images", n_images)
             for system in systems:
                 measured = run(system, Case("resnet50", n_images, 1, systems), Path(name))
                 case = f"memory: resnet50, {n_images} images"
-                records.append(_record(case, system, [measured], []))
-    return records
+                yield _record(case, system, [measured], [])
 
 
 def write_images(folder: Path, n_images: int) -> None:

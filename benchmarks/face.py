@@ -1,6 +1,6 @@
 """The face all benchmarks share: ``python -m benchmarks.NAME [--quick] [--json FILE]``.
 
-A benchmark is a function from "quick?" to a list of :class:`Record`, and its module ends with
+A benchmark is a function from "quick?" to the :class:`Record` s, and its module ends with
 ``main(benchmark)``. Every record compares one system with a floor measured in the same run.
 """
 
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,13 +161,14 @@ def machine_record() -> dict[str, Any]:
     }
 
 
-def main(benchmark: Callable[[bool], list[Record]], argv: Sequence[str] | None = None) -> None:
+def main(benchmark: Callable[[bool], Iterable[Record]], argv: Sequence[str] | None = None) -> None:
     """Run a benchmark from the command line: print its table and, if asked, write its JSON.
 
     Parameters
     ----------
     benchmark
-        Called with whether ``--quick`` was given; its docstring is the command's help.
+        Called with whether ``--quick`` was given; its docstring is the command's help. One that
+        yields its records has those measured so far kept when it is stopped.
     argv
         Arguments instead of the command line's.
 
@@ -183,7 +184,19 @@ def main(benchmark: Callable[[bool], list[Record]], argv: Sequence[str] | None =
     if arguments.json and not arguments.json.parent.is_dir():
         parser.error(f"--json {arguments.json}: its folder does not exist")
 
-    records, machine = benchmark(arguments.quick), machine_record()
+    records: list[Record] = []
+    machine = machine_record()
+    try:
+        for record in benchmark(arguments.quick):
+            records.append(record)
+            if arguments.json:
+                content = [*map(asdict, records), {"benchmark": "machine", **machine}]
+                arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    finally:
+        _show(records, machine)
+
+
+def _show(records: Sequence[Record], machine: dict[str, Any]) -> None:
     console = Console()
     console.print(_table(records))
     console.print(
@@ -191,9 +204,6 @@ def main(benchmark: Callable[[bool], list[Record]], argv: Sequence[str] | None =
         f"GPU: {machine['gpu'] or 'none'}",
         highlight=False,
     )
-    if arguments.json:
-        content = [*map(asdict, records), {"benchmark": "machine", **machine}]
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 @dataclass

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from jobs.interruption import Interruption, JobEndingError
 from jobs.session import Session
 from toolkit.cluster.run_folder import Attempt, RunFolder
 from toolkit.task import Task, TaskKind, TaskState
@@ -22,33 +23,68 @@ _PROGRESS_INTERVAL_S = 1.0
 Progress = Callable[[int, int], None]
 
 
-def run_tasks(run_path: str, task_ids: Sequence[str], n_cpus: int | None) -> None:
-    """Run tasks of a run folder, in order; one that fails is recorded and the next one runs.
+def run_tasks(
+    run_path: str,
+    task_ids: Sequence[str],
+    n_cpus: int | None,
+    interruption: Interruption | None = None,
+) -> None:
+    """Run planned tasks of a run folder; see :func:`work_through`."""
+    run = RunFolder(run_path)
+    work_through(run, [run.task(task_id) for task_id in task_ids], n_cpus, interruption)
+
+
+def work_through(
+    run: RunFolder,
+    tasks: Sequence[Task],
+    n_cpus: int | None = None,
+    interruption: Interruption | None = None,
+) -> None:
+    """Run tasks in order; one that fails is recorded and the next one runs.
 
     Parameters
     ----------
-    run_path
+    run
         The run folder.
-    task_ids
+    tasks
         Parents first. Tasks that are done are left out; so are those whose parents are not.
     n_cpus
         Threads that numerical libraries may use; None for all cores of this process.
+    interruption
+        Where the scheduler's announcement of the job's end is noticed.
+
+    Raises
+    ------
+    JobEndingError
+        If that came: the task at hand is to be continued, later ones have not begun.
     """
-    run = RunFolder(run_path)
     session = Session(run, n_cpus or len(os.sched_getaffinity(0)))
-    for task_id in task_ids:
-        task = run.task(task_id)
-        if not run.is_done(task_id) and all(run.is_done(parent) for parent in task.inputs):
-            _run_task(task, session)
+    interruption = interruption or Interruption()
+    for task in tasks:
+        interruption.check()
+        if not run.is_done(task.id) and all(run.is_done(parent) for parent in task.inputs):
+            _run_task(task, session, interruption)
 
 
-def _run_task(task: Task, session: Session) -> None:
+def _run_task(task: Task, session: Session, interruption: Interruption) -> None:
     run = session.run
     attempt = run.start_attempt(task.id)
-    with _logging_to(run.log_path(task.id)):
+    with _logging_to(run.log_path(task.id)), run.heartbeat(task.id):
         _log.info("start %s (%s), attempt %d", task.label, task.id, attempt.number)
         try:
-            _work_of(task.kind)(task, session, _recorder(run, attempt))
+            _work_of(task.kind)(task, session, _recorder(run, attempt, interruption))
+        except JobEndingError as error:
+            _log.info("%s; the task will be continued", error)
+            last = run.attempt(task.id) or attempt
+            run.record(
+                replace(
+                    last,
+                    state=TaskState.PENDING,
+                    error_class=error.error_class,
+                    error_message=str(error),
+                )
+            )
+            raise
         except BaseException as error:
             state = TaskState.FAILED if isinstance(error, Exception) else TaskState.CANCELLED
             _log.exception("%s: %s", state, task.label)
@@ -75,7 +111,7 @@ def _work_of(kind: TaskKind) -> Callable[[Task, Session, Progress], None]:
     return encode_layer
 
 
-def _recorder(run: RunFolder, attempt: Attempt) -> Progress:
+def _recorder(run: RunFolder, attempt: Attempt, interruption: Interruption) -> Progress:
     """Write progress into the attempt's record, at most once a second and at the end."""
     started = last = time.monotonic()
 
@@ -86,6 +122,8 @@ def _recorder(run: RunFolder, attempt: Attempt) -> Progress:
             last = now
             _log.info("%d of %d", n_done, n_total)
             run.record(replace(attempt, seconds=now - started, n_done=n_done, n_total=n_total))
+        if n_done < n_total:
+            interruption.check()
 
     return record
 

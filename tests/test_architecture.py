@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "data": {"atomic", "download", "metrics"},
     "models": {"download"},
     "config": {"task", "yaml_source"},
-    "cluster": {"atomic", "task"},
+    "cluster": {"atomic", "task", "yaml_source"},
     "features": {"atomic", "data", "models"},
     "encoding": {"features", "metrics"},
     "training": {"atomic", "data", "metrics", "models"},

@@ -151,6 +151,6 @@ def test_jobs_end_when_the_sweep_is_killed(tmp_path: Path) -> None:
     sweep.wait()
     attempt = run.attempt(batches[0].task_ids[0])
     assert attempt is not None
-    while attempt.is_alive and time.monotonic() < deadline:
+    while run.is_alive(attempt) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not attempt.is_alive
+    assert not run.is_alive(attempt)

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -128,3 +130,28 @@ def test_read_outs_of_one_network_share_a_job_after_its_extraction() -> None:
     assert len(together[0].task_ids) == 4
     assert batches[1].waits_for == {PARENT.id}
     assert batches[3].waits_for == {other.id}
+
+
+def test_a_process_elsewhere_lives_as_long_as_its_record_is_touched(run: RunFolder) -> None:
+    here = run.start_attempt(PARENT.id)
+    elsewhere = replace(here, host="another-node")
+    run.record(elsewhere)
+    assert states(run)[0] is TaskState.RUNNING
+    long_ago_s = run.attempt_path(PARENT.id).stat().st_mtime - 600
+    os.utime(run.attempt_path(PARENT.id), (long_ago_s, long_ago_s))
+    assert states(run)[0] is TaskState.PENDING
+    with run.heartbeat(PARENT.id):
+        pass
+    assert not run.is_alive(elsewhere)
+
+
+def test_a_heartbeat_touches_the_record(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.cluster.run_folder.HEARTBEAT_S", 0.02)
+    attempt = replace(run.start_attempt(PARENT.id), host="another-node")
+    os.utime(run.attempt_path(PARENT.id), (1, 1))
+    assert not run.is_alive(attempt)
+    with run.heartbeat(PARENT.id):
+        deadline = time.monotonic() + 10
+        while not run.is_alive(attempt) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert run.attempt_path(PARENT.id).stat().st_mtime > 1

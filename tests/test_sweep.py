@@ -224,7 +224,7 @@ def test_detached_runs_are_watched_and_cancelled_from_outside(
     assert "Stopped" in sweep("cancel", run.path)
     assert run.owner() is None
     assert not any(
-        attempt.is_alive
+        run.is_alive(attempt)
         for attempt in run.attempts().values()
         if attempt.state is TaskState.RUNNING
     )

@@ -79,25 +79,21 @@ class Task:
         }
         return f"{self.kind}-{json_digest(identity)[:12]}"
 
-    def to_json(self) -> str:
-        """The task as one JSON document; :meth:`from_json` reads it back."""
-        return json.dumps(
-            {
-                "id": self.id,
-                "kind": self.kind,
-                "label": self.label,
-                "inputs": list(self.inputs),
-                "params": self.params,
-                "columns": self.columns,
-                "options": self.options,
-            },
-            indent=1,
-            sort_keys=True,
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """The task as JSON values; :meth:`from_dict` reads them back."""
+        return {
+            "id": self.id,
+            "kind": str(self.kind),
+            "label": self.label,
+            "inputs": list(self.inputs),
+            "params": self.params,
+            "columns": self.columns,
+            "options": self.options,
+        }
 
     @classmethod
-    def from_json(cls, text: str) -> Task:
-        """Read a task written by :meth:`to_json`.
+    def from_dict(cls, raw: dict[str, Any]) -> Task:
+        """Read a task written by :meth:`to_dict`.
 
         Raises
         ------
@@ -105,7 +101,6 @@ class Task:
             If the stored id is not the id of the stored values (another version of the toolkit
             wrote it, or somebody edited the file).
         """
-        raw = json.loads(text)
         task = cls(
             kind=TaskKind(raw["kind"]),
             params=raw["params"],

@@ -126,7 +126,7 @@ def retry(options: argparse.Namespace, console: Console) -> int:
     tasks = [view.task for view in views if view.task.id in ids | {b.task.id for b in blocked}]
     console.print(f"{len(chosen)} failed tasks again, {len(blocked)} that waited for them.")
     if options.executor:
-        settings = folder.read_plan()
+        settings = folder.read_summary()
         settings["executor"]["kind"] = options.executor
         folder.write_plan(folder.tasks(), settings)
     return _dispatch(folder, tasks, console)
@@ -291,7 +291,7 @@ def _run_round(folder: RunFolder, tasks: Sequence[Task], console: Console) -> No
     todo = [task for task in tasks if not folder.is_done(task.id)]
     for task in todo:
         folder.reopen(task.id)
-    settings = folder.read_plan()
+    settings = folder.read_summary()
     executor = ExecutorConfig.model_validate(settings["executor"])
     resources = StageResources.model_validate(settings["resources"])
     work = partial(run_tasks, str(folder.path))
@@ -328,7 +328,7 @@ def _wait_for_orphans(folder: RunFolder) -> None:
     deadline = time.monotonic() + _ORPHANS_S
     while time.monotonic() < deadline:
         running = [a for a in folder.attempts().values() if a.state is TaskState.RUNNING]
-        if not any(attempt.is_alive for attempt in running):
+        if not any(folder.is_alive(attempt) for attempt in running):
             return
         time.sleep(0.2)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,9 @@ import psutil
 
 from toolkit.atomic import atomic_path
 from toolkit.task import Task, TaskKind, TaskState
+
+HEARTBEAT_S = 20.0
+_MISSED_HEARTBEATS = 4
 
 _RESULT_SUFFIX = {TaskKind.EXTRACT: ".json", TaskKind.ENCODE: ".parquet"}
 
@@ -43,6 +47,9 @@ class Attempt:
     host, pid, process_started_s
         The process; its start time (seconds since the epoch) tells it from a later one that
         got the same pid.
+    job
+        The scheduler's id of the job ("4711_3"), and how often it had been requeued ("4711_3.1");
+        empty without a scheduler.
     started, seconds
         UTC time of the start (ISO 8601) and seconds since then, when last recorded.
     n_done, n_total
@@ -58,21 +65,12 @@ class Attempt:
     pid: int
     process_started_s: float
     started: str
+    job: str = ""
     seconds: float = 0.0
     n_done: int = 0
     n_total: int = 0
     error_class: str = ""
     error_message: str = ""
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the recorded process still runs, as far as this machine can see.
-
-        A process of another machine counts as alive.
-        """
-        return self.host != socket.gethostname() or process_is_alive(
-            self.pid, self.process_started_s
-        )
 
 
 def process_is_alive(pid: int, started_s: float) -> bool:
@@ -102,6 +100,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
+        self._tasks: tuple[int, dict[str, Task]] | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -140,10 +139,6 @@ class RunFolder:
         """What the dispatcher leaves per job."""
         return self.path / "logs" / "jobs"
 
-    def task_path(self, task_id: str) -> Path:
-        """The task's specification."""
-        return self.path / "tasks" / f"{task_id}.json"
-
     def features_path(self, extract_id: str) -> Path:
         """The Zarr group of an extraction."""
         return self.path / "features" / f"{extract_id}.zarr"
@@ -180,36 +175,41 @@ class RunFolder:
                 f"{self.path} holds files that no sweep wrote; choose another --out"
             )
         try:
-            for part in ("tasks", "results", "states", "features", "logs/jobs"):
+            for part in ("results", "states", "features", "logs/jobs"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot make the run folder {self.path}: {error}") from error
 
     def _is_run_folder(self) -> bool:
-        return (self.path / "tasks").is_dir() and (self.path / "results").is_dir()
+        return (self.path / "states").is_dir() and (self.path / "results").is_dir()
 
     def write_plan(self, tasks: Sequence[Task], summary: dict[str, Any]) -> None:
-        """Record the tasks and, last, the plan that lists them."""
-        present = {p.stem for p in (self.path / "tasks").glob("*.json")}
-        for task in tasks:
-            text = task.to_json()
-            path = self.task_path(task.id)
-            if task.id not in present or path.read_text(encoding="utf-8") != text:
-                write_text(path, text)
-        plan = {**summary, "tasks": [task.id for task in tasks]}
-        write_text(self.plan_path, json.dumps(plan, indent=1))
+        """Record the tasks, and what else there is to know of the plan."""
+        plan = {**summary, "tasks": [task.to_dict() for task in tasks]}
+        write_text(self.plan_path, json.dumps(plan, separators=(",", ":")))
 
-    def read_plan(self) -> dict[str, Any]:
-        """The summary given to :meth:`write_plan`, and the ids under ``tasks``."""
-        return dict(json.loads(self.plan_path.read_text(encoding="utf-8")))
+    def read_summary(self) -> dict[str, Any]:
+        """The summary given to :meth:`write_plan`."""
+        plan = self._read_plan()
+        return {key: value for key, value in plan.items() if key != "tasks"}
 
     def task(self, task_id: str) -> Task:
-        """One task."""
-        return Task.from_json(self.task_path(task_id).read_text(encoding="utf-8"))
+        """One planned task."""
+        return self._tasks_by_id()[task_id]
 
     def tasks(self) -> list[Task]:
         """Every planned task, parents before children."""
-        return [self.task(task_id) for task_id in self.read_plan()["tasks"]]
+        return list(self._tasks_by_id().values())
+
+    def _read_plan(self) -> dict[str, Any]:
+        return dict(json.loads(self.plan_path.read_text(encoding="utf-8")))
+
+    def _tasks_by_id(self) -> dict[str, Task]:
+        written_ns = self.plan_path.stat().st_mtime_ns
+        if self._tasks is None or self._tasks[0] != written_ns:
+            tasks = map(Task.from_dict, self._read_plan()["tasks"])
+            self._tasks = (written_ns, {task.id: task for task in tasks})
+        return self._tasks[1]
 
     # What happened
 
@@ -255,9 +255,47 @@ class RunFolder:
             pid=os.getpid(),
             process_started_s=psutil.Process().create_time(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
+            job=_scheduler_job(),
         )
         self.record(attempt)
         return attempt
+
+    def is_alive(self, attempt: Attempt) -> bool:
+        """Whether the recorded process still runs.
+
+        On this machine its pid tells; on another, whether its record has been touched lately.
+        """
+        if attempt.host == socket.gethostname():
+            return process_is_alive(attempt.pid, attempt.process_started_s)
+        try:
+            touched_s = self.attempt_path(attempt.task_id).stat().st_mtime
+        except FileNotFoundError:
+            return False
+        return self._now_s() - touched_s < _MISSED_HEARTBEATS * HEARTBEAT_S
+
+    @contextmanager
+    def heartbeat(self, task_id: str) -> Iterator[None]:
+        """Touch a task's record now and then while the body runs."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(HEARTBEAT_S):
+                with suppress(OSError):
+                    os.utime(self.attempt_path(task_id))
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _now_s(self) -> float:
+        """Time by the clock of the file server, which need not agree with this machine's."""
+        clock = self.path / "states" / ".clock"
+        clock.touch()
+        return clock.stat().st_mtime
 
     def record(self, attempt: Attempt) -> None:
         """Replace the record of a task's last attempt."""
@@ -310,6 +348,15 @@ class RunFolder:
         here = owner["host"] == socket.gethostname()
         alive = not here or process_is_alive(owner["pid"], owner["process_started_s"])
         return owner if alive else None
+
+
+def _scheduler_job() -> str:
+    """Slurm's id of the job this process belongs to, with the count of its requeues."""
+    variables = os.environ
+    array, index = variables.get("SLURM_ARRAY_JOB_ID"), variables.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{index}" if array else variables.get("SLURM_JOB_ID", "")
+    restarts = variables.get("SLURM_RESTART_COUNT", "0")
+    return f"{job}.{restarts}" if job and restarts != "0" else job
 
 
 def _this_process() -> dict[str, Any]:

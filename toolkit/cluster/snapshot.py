@@ -47,16 +47,23 @@ def take_snapshot(run: RunFolder, tasks: Sequence[Task]) -> list[TaskView]:
     views: dict[str, TaskView] = {}
     for task in tasks:
         parents = [views[parent] for parent in task.inputs if parent in views]
-        views[task.id] = _view(task, task.id in done, attempts.get(task.id), parents)
+        attempt = attempts.get(task.id)
+        runs = (
+            attempt is not None
+            and attempt.state is TaskState.RUNNING
+            and task.id not in done
+            and run.is_alive(attempt)
+        )
+        views[task.id] = _view(task, task.id in done, runs, attempt, parents)
     return list(views.values())
 
 
 def _view(
-    task: Task, is_done: bool, attempt: Attempt | None, parents: Sequence[TaskView]
+    task: Task, is_done: bool, runs: bool, attempt: Attempt | None, parents: Sequence[TaskView]
 ) -> TaskView:
     if is_done:
         return TaskView(task, TaskState.DONE, None, "")
-    if attempt is not None and attempt.state is TaskState.RUNNING and attempt.is_alive:
+    if runs:
         return TaskView(task, TaskState.RUNNING, attempt, "")
     for parent in parents:
         if parent.state in (TaskState.FAILED, TaskState.BLOCKED, TaskState.CANCELLED):

@@ -269,7 +269,10 @@ def _load(
         return batch.pin_memory() if pinned else batch
 
     ahead: deque[list[Future[torch.Tensor]]] = deque()
-    pool = ThreadPoolExecutor(torch.get_num_threads(), "image-loader")
+    # Torch would give each of these threads as many more for its own use.
+    pool = ThreadPoolExecutor(
+        torch.get_num_threads(), "image-loader", initializer=torch.set_num_threads, initargs=(1,)
+    )
     try:
         for rows in batches:
             ahead.append([pool.submit(load_image, row) for row in rows])

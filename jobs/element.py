@@ -1,32 +1,18 @@
-"""One element of a Slurm job array: ``python -m jobs.element RUN MANIFEST``.
-
-The manifest holds the specification of every task of every element, so that a run planned anew
-while jobs wait changes nothing for them.
-"""
+"""One element of a Slurm job array: ``python -m jobs.element RUN MANIFEST``."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import toolkit
 from jobs.interruption import Interruption, JobEndingError
-from jobs.run import work_through
+from jobs.run import run_tasks
+from toolkit.cluster.code_snapshot import check_code
+from toolkit.cluster.manifests import read_manifest, record_array_id
 from toolkit.cluster.run_folder import RunFolder
-from toolkit.task import Task
-
-_log = logging.getLogger("toolkit")
-
-
-class CodeChangedError(RuntimeError):
-    """The job would not run the code that was submitted."""
-
-    error_class = "environment"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,32 +20,23 @@ def main(arguments: Sequence[str]) -> int:
 
     Returns
     -------
-    The exit status: 0, unless the job could not be requeued.
+    The exit status: 0 if every task is done, so that what waits for this element may start.
     """
-    run_path, manifest_path = arguments
+    run_path, manifest = arguments[0], Path(arguments[1])
     interruption = Interruption()
     interruption.listen()
-    manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
-    _require_code(Path(manifest["code"]))
-    element = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    tasks = [Task.from_dict(raw) for raw in manifest["elements"][element]]
-    n_cpus = int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or None
+    submission = read_manifest(manifest)
+    check_code(submission.code)
+    if array_id := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        record_array_id(manifest, array_id)
+    task_ids = submission.elements[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
     try:
-        work_through(RunFolder(run_path), tasks, n_cpus, interruption)
+        run_tasks(run_path, task_ids, submission.request.n_cpus, interruption)
     except JobEndingError as error:
         print(f"{error}; requeueing", flush=True)
         return _requeue()
-    return 0
-
-
-def _require_code(folder: Path) -> None:
-    """Make sure that the packages come from the run's own copy."""
-    found = Path(toolkit.__file__).parents[1].resolve()
-    if found != folder.resolve():
-        raise CodeChangedError(
-            f"the job imports toolkit from {found}, not from the run's copy {folder}: "
-            "a set-up line of the site profile changes PYTHONPATH"
-        )
+    run = RunFolder(run_path)
+    return 0 if all(run.is_done(task_id) for task_id in task_ids) else 1
 
 
 def _requeue() -> int:

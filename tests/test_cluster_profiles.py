@@ -1,0 +1,134 @@
+"""Site profiles: what is refused, what a stage inherits, what sbatch is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from toolkit.cluster.limits import ArrayLimits, ask_limits
+from toolkit.cluster.profiles import (
+    PROFILES_FOLDER,
+    JobRequest,
+    SiteProfile,
+    load_profile,
+    submitit_parameters,
+)
+from toolkit.task import TaskKind
+from toolkit.yaml_source import ConfigError
+
+if TYPE_CHECKING:
+    from fake_slurm import FakeSlurm
+
+pytest_plugins = ("fake_slurm",)
+
+REQUEST = JobRequest(n_cpus=4, n_gpus=2, memory_gb=0.5, timeout_min=60, exclude=("n7", "n9"))
+
+
+def profile_of(folder: Path, text: str) -> SiteProfile:
+    (folder / "site.yaml").write_text(text)
+    return load_profile(str(folder / "site.yaml"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES_FOLDER.glob("*.yaml")))
+def test_the_examples_are_valid_and_submitit_takes_them(name: str) -> None:
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    profile = load_profile(name)
+    for kind in TaskKind:
+        parameters = submitit_parameters(profile, kind, REQUEST)
+        script = _make_sbatch_string(command="true", folder="/logs", **parameters)
+        assert "#SBATCH --gres=gpu:2\n" in script
+        assert "wckey" not in script
+
+
+def test_the_examples_cover_the_usual_sites() -> None:
+    assert {"gpu", "cpu", "preemptible", "devcluster"} <= {
+        path.stem for path in PROFILES_FOLDER.glob("*.yaml")
+    }
+
+
+def test_a_stage_takes_from_default_what_it_does_not_say(tmp_path: Path) -> None:
+    profile = profile_of(
+        tmp_path,
+        "default: {account: a, partition: cpu, exclude: [n1], requeue: false}\n"
+        "extract: {partition: gpu, exclude: []}\n",
+    )
+    extract, encode = profile.stage(TaskKind.EXTRACT), profile.stage(TaskKind.ENCODE)
+    assert (extract.account, extract.partition, extract.exclude) == ("a", "gpu", ())
+    assert (encode.account, encode.partition, encode.exclude) == ("a", "cpu", ("n1",))
+    assert not extract.requeue
+
+
+def test_profiles_extend_each_other(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("default: {account: a, qos: low}\nmax_submit: 7\n")
+    profile = profile_of(tmp_path, "extends: base.yaml\ndefault: {qos: high}\n")
+    assert profile.max_submit == 7
+    assert (profile.default.account, profile.default.qos) == ("a", "high")
+
+
+def test_what_sbatch_is_told(tmp_path: Path) -> None:
+    profile = profile_of(
+        tmp_path,
+        "signal_delay_s: 30\n"
+        "default: {gres: 'gpu:a100:{n}', exclude: [n1, n7], scratch: /scratch/$USER,\n"
+        "          setup: [module load cuda], requeue: false}\n",
+    )
+    told = submitit_parameters(profile, TaskKind.EXTRACT, REQUEST)
+    assert told["gres"] == "gpu:a100:2"
+    assert told["exclude"] == "n1,n7,n9"
+    assert told["mem"] == "512MB"
+    assert (told["time"], told["cpus_per_task"], told["signal_delay_s"]) == (60, 4, 30)
+    assert told["additional_parameters"] == {"no-requeue": True, "kill-on-invalid-dep": "yes"}
+    assert told["setup"][0] == "module load cuda"
+    assert 'export TMPDIR="/scratch/$USER/toolkit-$SLURM_JOB_ID"' in told["setup"]
+
+
+def test_no_gpus_are_asked_for_where_none_are_needed() -> None:
+    request = JobRequest(n_cpus=1, n_gpus=0, memory_gb=1, timeout_min=1)
+    assert submitit_parameters(SiteProfile(), TaskKind.ENCODE, request)["gres"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("defualt: {}", "site.yaml:1: defualt: unknown key; did you mean 'default'?"),
+        (
+            "extract:\n  partitoin: gpu",
+            "site.yaml:2: extract.partitoin: unknown key; did you mean 'partition'?",
+        ),
+        ("default: {gres: gpu}", "default.gres: String should match pattern"),
+        ("max_submit: many", "max_submit: Input should be a valid integer"),
+        ("encode: {tasks_per_job: 0}", "encode.tasks_per_job: Input should be greater than 0"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        profile_of(tmp_path, text)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_profile_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'preemptible'"):
+        load_profile("premptible")
+
+
+def test_limits_of_the_profile_need_no_accounting(fake_slurm: FakeSlurm) -> None:
+    fake_slurm.answers("scontrol", from_file="scontrol_show_config.txt")
+    fake_slurm.answers("squeue", "1_0\n1_1\n2_0\n")
+    assert ask_limits(SiteProfile(max_submit=50)) == ArrayLimits(20001, 50, n_queued=3)
+    assert ask_limits(SiteProfile(max_array_size=9)) == ArrayLimits(9)
+
+
+def test_limits_of_accounts_count_where_slurm_enforces_them(fake_slurm: FakeSlurm) -> None:
+    fake_slurm.answers(
+        "scontrol",
+        "AccountingStorageEnforce = associations,limits\nMaxArraySize = 1001\nMaxJobCount = 500\n",
+    )
+    fake_slurm.answers("squeue", "")
+    fake_slurm.answers_by_word(
+        "sacctmgr", {"assoc": "mine|long|800\nother||10\n", "qos": "normal|5||\nlong|700||900\n"}
+    )
+    profile = SiteProfile.model_validate({"default": {"account": "mine"}})
+    assert ask_limits(profile) == ArrayLimits(500, 700)

@@ -1,0 +1,206 @@
+"""Site profiles: what a cluster wants to be told about jobs, one YAML file per site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic_core import ErrorDetails
+
+from toolkit.task import TaskKind
+from toolkit.yaml_source import ConfigError, Source, nearest
+
+PROFILES_FOLDER = Path(__file__).resolve().parents[2] / "slurm" / "profiles"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What one job asks for.
+
+    Parameters
+    ----------
+    n_cpus, n_gpus
+        Cores and GPUs, on one node.
+    memory_gb
+        Memory, GB.
+    timeout_min
+        Time limit, minutes.
+    exclude
+        Nodes it must not run on.
+    """
+
+    n_cpus: int
+    n_gpus: int
+    memory_gb: float
+    timeout_min: int
+    exclude: tuple[str, ...] = ()
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StageProfile(_Section):
+    """How the jobs of one stage are submitted; what a stage leaves out is taken from default."""
+
+    partition: str | None = Field(default=None, description="Partition; the site's own if left out")
+    account: str | None = Field(default=None, description="Account that is charged.")
+    qos: str | None = Field(default=None, description="Quality of service.")
+    constraint: str | None = Field(default=None, description="Features a node must have.")
+    gres: Annotated[str, Field(pattern=r"\{n\}")] = Field(
+        default="gpu:{n}", description="How GPUs are asked for; {n} is their number."
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="Nodes never to use.")
+    setup: tuple[str, ...] = Field(
+        default=(), description="Shell lines before Python starts: modules, conda, proxies."
+    )
+    container: str | None = Field(
+        default=None, description="Command in front of Python, such as apptainer exec IMAGE."
+    )
+    scratch: str | None = Field(
+        default=None,
+        description="Folder on the node in which a job makes its TMPDIR; may hold $VARIABLES.",
+    )
+    max_running: PositiveInt | None = Field(
+        default=None, description="Jobs of one array that run at the same time; no bound if null."
+    )
+    tasks_per_job: PositiveInt = Field(
+        default=1, description="Tasks that share a job, one after the other, where they are small."
+    )
+    requeue: bool = Field(
+        default=True, description="Whether Slurm starts a job again that it had to stop."
+    )
+
+
+class SiteProfile(_Section):
+    """A cluster, as its users see it."""
+
+    max_array_size: PositiveInt | None = Field(
+        default=None, description="Most jobs in one array; asked of Slurm if null."
+    )
+    max_submit: PositiveInt | None = Field(
+        default=None, description="Most jobs of one user in the queue; asked of Slurm if null."
+    )
+    signal_delay_s: PositiveInt = Field(
+        default=120, description="Seconds between the warning and the time limit."
+    )
+    python: str | None = Field(
+        default=None, description="Python of the jobs; the one that submits if null."
+    )
+    min_query_interval_s: PositiveFloat = Field(
+        default=30.0, description="Least seconds between two questions to the scheduler."
+    )
+    default: StageProfile = Field(default=StageProfile(), description="All stages.")
+    extract: StageProfile = Field(default=StageProfile(), description="Feature extraction.")
+    encode: StageProfile = Field(default=StageProfile(), description="Read-outs.")
+
+    def stage(self, kind: TaskKind) -> StageProfile:
+        """A stage's own settings over those of ``default``."""
+        own: StageProfile = getattr(self, kind)
+        return self.default.model_copy(update={k: getattr(own, k) for k in own.model_fields_set})
+
+    @property
+    def tasks_per_job(self) -> dict[TaskKind, int]:
+        """For each stage."""
+        return {kind: self.stage(kind).tasks_per_job for kind in TaskKind}
+
+
+def load_profile(name: str) -> SiteProfile:
+    """Read and validate a profile.
+
+    Parameters
+    ----------
+    name
+        Of one in ``slurm/profiles``, or the path of a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        With a line per problem: file, line, key, the nearest valid name.
+    """
+    source = Source.read(_path_of(name))
+    try:
+        return SiteProfile.model_validate(source.values)
+    except ValidationError as error:
+        raise ConfigError([_describe(e, source) for e in error.errors(include_url=False)]) from None
+
+
+def _path_of(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).expanduser()
+    known = sorted(path.stem for path in PROFILES_FOLDER.glob("*.yaml"))
+    if name not in known:
+        near = nearest(name, known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ConfigError(
+            [f"--profile {name}: there is no such profile; {hint}known: {', '.join(known)}; "
+             "or give the path of a .yaml file"]
+        )  # fmt: skip
+    return PROFILES_FOLDER / f"{name}.yaml"
+
+
+def _describe(detail: ErrorDetails, source: Source) -> str:
+    path = detail["loc"]
+    if detail["type"] == "extra_forbidden":
+        section = SiteProfile if len(path) == 1 else StageProfile
+        near = nearest(str(path[-1]), section.model_fields, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        allowed = ", ".join(section.model_fields)
+        return source.problem(path, f"unknown key; {hint}allowed: {allowed}")
+    return source.problem(source.existing(path), f"{detail['msg']}, not {detail['input']!r}")
+
+
+def submitit_parameters(
+    profile: SiteProfile, kind: TaskKind, request: JobRequest
+) -> dict[str, Any]:
+    """What submitit's ``SlurmExecutor.update_parameters`` is to be told.
+
+    Parameters
+    ----------
+    profile
+        The site.
+    kind
+        The stage.
+    request
+        What one job asks for.
+
+    Returns
+    -------
+    dict
+        All but the job's name, the size of its array and its dependencies.
+    """
+    stage = profile.stage(kind)
+    restart = {"requeue": True} if stage.requeue else {"no-requeue": True}
+    exclude = dict.fromkeys((*stage.exclude, *request.exclude))
+    return {
+        "partition": stage.partition,
+        "account": stage.account,
+        "qos": stage.qos,
+        "constraint": stage.constraint,
+        "gres": stage.gres.format(n=request.n_gpus) if request.n_gpus else None,
+        "exclude": ",".join(exclude) or None,
+        "cpus_per_task": request.n_cpus,
+        "mem": f"{round(request.memory_gb * 1024)}MB",
+        "time": request.timeout_min,
+        "signal_delay_s": profile.signal_delay_s,
+        "setup": _setup(stage, request),
+        # From 22.05 on, srun no longer takes the number from the job.
+        "srun_args": [f"--cpus-per-task={request.n_cpus}"],
+        "stderr_to_stdout": True,
+        "wckey": None,
+        "additional_parameters": {**restart, "kill-on-invalid-dep": "yes"},
+    }
+
+
+def _setup(stage: StageProfile, request: JobRequest) -> list[str]:
+    lines = [*stage.setup, *(f"export {name}={request.n_cpus}" for name in _THREAD_VARIABLES)]
+    if stage.scratch:
+        lines += [
+            f'export TMPDIR="{stage.scratch}/toolkit-$SLURM_JOB_ID"',
+            'mkdir -p "$TMPDIR"',
+            "trap 'rm -rf -- \"$TMPDIR\"' EXIT",
+        ]
+    return lines

@@ -261,6 +261,7 @@ def delivered(network, layers, batches):
     return found
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("make", HARD_CASES.values(), ids=HARD_CASES.keys())
 @pytest.mark.parametrize("alone", [False, True], ids=["together", "alone"])
 def test_hard_cases_are_traced_and_delivered(make, alone, traced):
@@ -275,6 +276,13 @@ def test_hard_cases_are_traced_and_delivered(make, alone, traced):
             one_by_one = {layer.name: by_hand[layer.name] for layer in some}
             torch.testing.assert_close(found, one_by_one, rtol=1e-4, atol=1e-5)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_module_answers_to_each_of_its_names():
+    network, images = Shared().eval(), torch.randn(2, 3, 224, 224)
+    names = [LayerInfo(name, (5, 7, 7), 0) for name in ("first", "again")]
+    found = delivered(network, names, [images])[0]
+    assert torch.equal(found["first"], found["again"])
 
 
 @pytest.mark.parametrize(

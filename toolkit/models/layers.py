@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from toolkit.models.architecture import build
@@ -32,6 +34,8 @@ _FILLERS = frozenset(
         torch.Tensor.clamp_,
     }
 )
+
+_NORMS = frozenset({functional.batch_norm, functional.layer_norm, functional.group_norm})
 
 
 def output_tensor(output: Any) -> torch.Tensor | None:
@@ -92,8 +96,10 @@ def _trace(spec: ModelSpec) -> tuple[LayerInfo, ...]:
 
 def untrained(spec: ModelSpec, device: str) -> nn.Module:
     """The network in evaluation mode as its library initialises it; on "meta" without values."""
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(), _WeightsOn(device):
-        return build(spec).eval().to(device)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        with _WeightsOn(device):
+            network = build(spec)
+        return network.eval().to(device)
 
 
 def _trace_on(
@@ -116,9 +122,32 @@ def _trace_on(
         if name:
             # TorchScript modules refuse the method of their own, yet run hooks.
             nn.Module.register_forward_hook(module, recorder(name))
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(), torch.device(device):
+    with running_on(device):
         network(torch.zeros(input_shape))
     return outputs
+
+
+@contextmanager
+def running_on(device: str) -> Iterator[None]:
+    """For a forward pass that is run for its shapes: new tensors lie on the device."""
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(),
+        torch.device(device),
+        _ShapesOfNorms(),
+    ):
+        yield
+
+
+class _ShapesOfNorms(TorchFunctionMode):
+    """Skip what keeps the shape and takes most of the time on meta, being many steps there."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _NORMS and args[0].is_meta:
+            return torch.empty_like(args[0], memory_format=torch.contiguous_format)
+        return func(*args, **(kwargs or {}))
 
 
 class _WeightsOn(TorchFunctionMode):

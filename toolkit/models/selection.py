@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import takewhile
-from math import isqrt
 
 from toolkit.models.spec import LayerError, LayerInfo, ModelSpec
 
@@ -150,15 +150,16 @@ def _resolution(layer: LayerInfo) -> int:
     if len(shape) < 2:
         return 1
     if len(shape) == 2:
-        return isqrt(shape[0])
+        return math.isqrt(shape[0])
     is_channels_last = shape[-3] == shape[-2] != shape[-1]
-    return isqrt(shape[-3] * shape[-2] if is_channels_last else shape[-2] * shape[-1])
+    return math.isqrt(shape[-3] * shape[-2] if is_channels_last else shape[-2] * shape[-1])
 
 
 def _blocks(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
-    """The longest series of containers of one shape whose names differ by their numbers only.
+    """The least nested series of containers that is longer than what is chosen from it.
 
-    Of several as long, that of the least nested ones: the blocks and not what is in them.
+    A series has one shape, and names that differ by their numbers only. Less nested ones are the
+    blocks, others what is in them. Of several equally nested, or if all are short, the longest.
     """
     containers = {parent for layer in layers for parent in _ancestors(layer)}
     series: dict[tuple[str, tuple[int, ...]], list[LayerInfo]] = {}
@@ -166,11 +167,13 @@ def _blocks(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
         if layer.name in containers:
             pattern = re.sub(r"\d+", "#", layer.name)
             series.setdefault((pattern, layer.shape), []).append(layer)
-    return max(
-        series.values(),
-        key=lambda blocks: (len(blocks), -blocks[0].name.count("."), blocks[-1].index),
-        default=[],
-    )
+    return max(series.values(), key=_block_likeness, default=[])
+
+
+def _block_likeness(blocks: Sequence[LayerInfo]) -> tuple[float, int, int, int]:
+    nesting = blocks[0].name.count(".")
+    is_long = len(blocks) > _ISOTROPIC_LAYERS
+    return (-nesting if is_long else -math.inf, len(blocks), -nesting, blocks[-1].index)
 
 
 def _evenly_spaced(layers: Sequence[LayerInfo], most: int) -> list[LayerInfo]:

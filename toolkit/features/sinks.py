@@ -125,7 +125,10 @@ class StoreSink:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._writer.close(abandon=error is not None)
+            self._writer.close()
+        except BaseException:
+            if error is None:
+                raise
         finally:
             self._encoders.shutdown()
 
@@ -223,12 +226,10 @@ class _Writer:
         while self._pending:
             self._pending.popleft()[0].result()
 
-    def close(self, *, abandon: bool) -> None:
-        """End the thread, after all is done unless that is abandoned."""
-        self._stopped |= abandon
+    def close(self) -> None:
+        """End the thread, after all is done."""
         try:
-            if not abandon:
-                self.drain()
+            self.drain()
         finally:
             self._pool.shutdown()
 

@@ -89,7 +89,7 @@ def require_stages(auto: Sequence[LayerInfo], n_classes: int) -> None:
             raise NotCoveredError(f"auto gives {before.name!r} before {after.name!r}")
     if auto[-1].depth <= 0.5:
         raise NotCoveredError(f"auto ends at relative depth {auto[-1].depth:.2f}: {names}")
-    if classifiers := [layer.name for layer in auto if layer.shape == (n_classes,)]:
+    if classifiers := [layer.name for layer in auto if layer.n_features == n_classes]:
         raise NotCoveredError(f"auto gives the classifier: {classifiers}")
 
 

@@ -11,6 +11,7 @@ class FlakyServer:
     ``cut_after``: bytes of a body after which the connection is closed, per path, as often as the
     list has entries. ``statuses``: answers given before the real one. ``redirects``: path to path.
     ``silent_about_size``: no Content-Length. ``without_ranges``, ``without_tags``: not offered.
+    ``headers``: what every file is sent with beside the usual.
     """
 
     def __init__(self) -> None:
@@ -19,6 +20,7 @@ class FlakyServer:
         self.cut_after: dict[str, list[int]] = {}
         self.statuses: dict[str, list[int]] = {}
         self.redirects: dict[str, str] = {}
+        self.headers: dict[str, str] = {}
         self.without_ranges = False
         self.without_tags = False
         self.silent_about_size = False
@@ -26,6 +28,9 @@ class FlakyServer:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                outer.respond(self)
+
             def do_GET(self) -> None:
                 outer.respond(self)
 
@@ -65,7 +70,11 @@ class FlakyServer:
             handler.send_header("ETag", self.etag(plain))
         if not self.silent_about_size:
             handler.send_header("Content-Length", str(len(content) - start))
+        for name, value in self.headers.items():
+            handler.send_header(name, value)
         handler.end_headers()
+        if handler.command == "HEAD":
+            return None
         body = content[start:]
         if self.cut_after.get(plain):
             body = body[: self.cut_after[plain].pop(0)]

@@ -14,18 +14,21 @@ from toolkit.models import LayerInfo, ModelSpec, model_names, trace_layers
 TIMM = (
     "beit_base_patch16_224",
     "cait_xxs24_224",
+    "coat_tiny",
     "coatnet_0_rw_224",
     "convmixer_768_32",
     "convnext_base",
     "crossvit_9_240",
     "densenet201",
     "dla34",
+    "dpn68",
     "efficientformer_l1",
     "efficientnet_b0",
     "eva02_tiny_patch14_224",
     "fastvit_t8",
     "halonet26t",
     "hiera_tiny_224",
+    "hrnet_w18",
     "hrnet_w18_small",
     "inception_v4",
     "levit_128",
@@ -35,6 +38,7 @@ TIMM = (
     "mobilenetv4_conv_small",
     "mobilevit_s",
     "naflexvit_base_patch16_gap",
+    "nf_resnet50",
     "nfnet_f0",
     "pnasnet5large",
     "poolformer_s12",
@@ -44,6 +48,7 @@ TIMM = (
     "resmlp_12_224",
     "samvit_base_patch16_224",
     "swin_base_patch4_window7_224",
+    "swin_tiny_patch4_window7_224",
     "swinv2_tiny_window8_256",
     "tf_efficientnet_b5",
     "tf_efficientnet_b6",
@@ -55,6 +60,7 @@ TIMM = (
     "vit_small_patch16_18x2_224",
     "volo_d1_224",
     "xcit_nano_12_p16_224",
+    "xcit_small_12_p16_224",
 )
 NETWORKS = [("torchvision", name) for name in model_names("torchvision")] + [
     ("timm", name) for name in TIMM
@@ -101,6 +107,7 @@ def stage(index: int, depth: float, shape: tuple[int, ...] = (8, 4, 4)) -> Layer
         ([stage(3, 0.6), stage(4, 1.2)], "'layer3' before 'layer4'"),
         ([stage(1, 0.2), stage(2, 0.4)], "ends at relative depth 0.40"),
         ([stage(3, 0.6), stage(4, 1.0, (1000,))], r"the classifier: \['layer4'\]"),
+        ([stage(3, 0.6), stage(4, 1.0, (1000, 1, 1))], r"the classifier: \['layer4'\]"),
     ],
 )
 def test_what_is_no_list_of_stages_is_not_covered(auto, message):

@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import os
+import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +113,15 @@ def test_offline_says_what_to_do(published, tmp_path) -> None:
     (tmp_path / "a.nc").write_bytes(CONTENTS["a.nc"])
     with pytest.raises(DownloadError, match=r"copy b\.csv"):
         fetched("majaj_hong", to=tmp_path)
+
+
+def test_a_full_disk_says_what_to_do(published, tmp_path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DownloadError) as caught:
+        fetched("majaj_hong", to=tmp_path)
+    assert f"Make room in {tmp_path}, or give --to another folder." in str(caught.value)
+    assert "Without a network" not in str(caught.value)
 
 
 @pytest.mark.parametrize("source", ["file", "folder", "url", "folder url"])
@@ -220,6 +233,7 @@ def test_the_command(tmp_path) -> None:
     done = run("fetch", "nx414", "--from", tmp_path / "in", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"data/IT_data.h5  sha256 {sha256(b'spikes')}  (no hash known")
+    assert not done.stderr
     listed = run("list", cwd=tmp_path)
     assert listed.returncode == 0
     assert "13d28ca0ce88ee550b54db3004374ae19096e9b9" in listed.stdout
@@ -229,6 +243,28 @@ def test_the_command(tmp_path) -> None:
         assert refused.returncode == 2
         assert refused.stderr.strip()
         assert "Traceback" not in refused.stderr
+
+
+def test_what_is_printed_stays_whole_on_a_narrow_terminal(tmp_path) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    (folder / "IT_data.h5").write_bytes(b"spikes")
+    command = [sys.executable, "-m", "toolkit.data", "fetch", "nx414", "--from", str(folder)]
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm"}
+    done = subprocess.run(
+        [*command, "--to", str(folder / "to")], stdout=terminal, stderr=terminal, env=environment
+    )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the end of a terminal
+        while piece := os.read(controller, 65536):
+            shown += piece
+    os.close(controller)
+    assert done.returncode == 0
+    line = f"{folder}/to/IT_data.h5  sha256 {sha256(b'spikes')}  (no hash known"
+    assert line in shown.decode()
+    assert "6/6 bytes" in shown.decode()
 
 
 def test_help_is_quick_to_get() -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from recordings import SyntheticAssembly, SyntheticSession
 from toolkit.data import DataError, load
 from toolkit.data.quality import assess
 from toolkit.data.report import as_text, write_page
-from toolkit.data.sources import dataset_at
+from toolkit.data.sources import before_onset_at, dataset_at
 from toolkit.metrics import split_half_ceiling
 
 
@@ -68,6 +69,39 @@ def test_what_was_planted_is_found(session, tmp_path) -> None:
         assert quality.ceilings[unit] == pytest.approx(np.nanmean(halvings[:, unit]))
 
 
+def test_the_same_pixels_in_other_files_are_duplicates(session, tmp_path) -> None:
+    with Image.open(tmp_path / "images/image004.png") as image:
+        image.save(tmp_path / "images/image009.png", compress_level=0)
+    assert quality_of(tmp_path).leaks == ("image004", "image009")
+    Image.new("RGB", (80, 60)).save(tmp_path / "images/image009.png")
+    assert quality_of(tmp_path).duplicates == ()
+
+
+def test_chance_is_that_of_shuffled_labels(tmp_path) -> None:
+    session = SyntheticSession(n_images=100, n_presentations=400)
+    session.raster[:, 1] = 0
+    quality = assess(load("xiao2024", sessions=session.write(tmp_path)))
+    assert quality.chance.shape == (10, 5)
+    assert np.isnan(quality.chance[:, 1]).all()
+    others = [0, 2, 3, 4]
+    assert np.abs(quality.chance[:, others].mean(axis=0)).max() < 0.2
+    assert quality.ceilings[others].min() > 0.8
+    assert quality.is_above_chance.tolist() == [True, False, True, True, True]
+
+
+def test_before_onset_is_the_window_of_equal_length_that_ends_then(session, tmp_path) -> None:
+    source, overrides = str(tmp_path / "sessions"), ["window_ms=[50, 250]", "baseline_ms=[-50, 0]"]
+    before = before_onset_at(source, overrides)
+    same = load("xiao2024", sessions=source, window_ms=(-200, 0))
+    np.testing.assert_array_equal(before.responses, same.responses)
+    quality = assess(dataset_at(source, overrides), before)
+    halvings = split_half_ceiling(same.repetitions)
+    assert quality.before_onset[0] == pytest.approx(halvings[:, 0].mean())
+    assert np.nanmedian(quality.before_onset) < 0.5 < np.nanmedian(quality.ceilings)
+    assert before_onset_at(source, ["align=fixation"]) is None
+    assert before_onset_at(str(SyntheticAssembly().write(tmp_path / "assembly"))) is None
+
+
 def test_constant_units_are_not_silent(tmp_path) -> None:
     session = SyntheticSession()
     session.raster[:, 0] = 1
@@ -86,17 +120,22 @@ def test_drift_over_repetitions_compares_each_stimulus_with_itself(tmp_path) -> 
 
 
 def test_the_text_says_it_all(session, tmp_path) -> None:
-    text = as_text(quality_of(tmp_path))
+    quality = quality_of(tmp_path)
+    text = as_text(replace(quality, before_onset=quality.chance[0]))
     for words in (
         r"stimuli +12\n",
         r"neuroids +5\n",
         r"sessions +1, 48 responses",
         r"left out +0 of 48\n",
         r"V1 +5 +\d\.\d+",
+        r"above shuffled\n +V1 .* 4\n",
+        r"before onset +shuffled labels",
+        r"sub-An_ses-20220105T173929/2 +V1 +– .* silent\n",
+        r"sub-An_ses-20220105T173929/3 +V1 +0\.\d{3} ",
         r"silent +1: sub-An_ses-20220105T173929/2\n",
         r"drift above 0\.5 SD +1: sub-An_ses-20220105T173929/3\n",
         r"splits +train 6, val 6",
-        r"duplicates +1 sets: image004 = image009",
+        r"duplicates +1 set: image004 = image009",
         r"in two splits +2: image004, image009",
         r"non-face +9 +75\.0%",
         r"face +3 +25\.0%",
@@ -117,6 +156,15 @@ def test_the_page_needs_nothing_but_itself(session, tmp_path) -> None:
     text = as_text(quality)
     for number in re.findall(r"\d+\.\d{3}", text):
         assert number in page
+
+
+def test_many_units_are_listed_on_the_page_only(tmp_path) -> None:
+    session = SyntheticSession(n_units=60)
+    quality = assess(load("xiao2024", sessions=session.write(tmp_path)))
+    assert "Each unit" not in as_text(quality)
+    write_page(tmp_path / "report.html", quality)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count(f"<td>{session.name}/") == 60
 
 
 def test_names_from_files_cannot_break_the_page(tmp_path) -> None:
@@ -172,19 +220,37 @@ def test_what_can_be_described(tmp_path, monkeypatch) -> None:
     assert dataset_at("majaj_hong").name == "majaj_hong"
 
 
+def test_a_config_that_extends_another_is_described(session, tmp_path) -> None:
+    base = f"dataset: {{kind: xiao2024, sessions: {tmp_path}/sessions, images: {tmp_path}/images}}"
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "c.yaml").write_text("extends: base.yaml\ndataset: {region: V4}\n")
+    assert set(dataset_at(str(tmp_path / "c.yaml")).regions) == {"V4"}
+
+
+def test_configs_may_write_lists_of_one_and_places_short(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ASSEMBLY", str(SyntheticAssembly().write(tmp_path / "assembly")))
+    config = Path(__file__).resolve().parents[1] / "configs" / "majaj_hong_it_pls.yaml"
+    dataset = dataset_at(str(config), ["path=$ASSEMBLY", "variations=3"])
+    assert set(dataset.regions) == {"IT"}
+    assert set(dataset.metadata["variation"]) == {3}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert set(dataset_at("~/assembly", ["regions=V4"]).regions) == {"V4"}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("dataset: {kind: xiao2024, sessions: a, window_ms: 5}", "xiao2024 cannot be loaded with"),
         ("dataset: {kind: xiao2024}", "needs sessions"),
         ("dataset: {kind: nwb}", "no dataset with a kind"),
-        ("extends: other.yaml", "no dataset with a kind in it; if it extends another"),
+        ("extends: other.yaml", "no file .*other.yaml"),
         ("dataset: {kind: nx414, paht: x}", "nx414 has no key paht; it has path"),
         ("a: [", "not valid YAML"),
     ],
 )
 def test_configs_that_describe_no_data(tmp_path, text, words) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(ValueError, match=words):
         dataset_at(str(tmp_path / "c.yaml"))
 
 

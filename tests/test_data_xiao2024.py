@@ -337,6 +337,17 @@ def test_patches_of_two_sessions_never_share_a_neuron(session, tmp_path) -> None
     assert len(set(dataset.stimuli.ids)) == 160
 
 
+def test_patches_of_an_image_are_all_in_its_split(session, tmp_path) -> None:
+    splits = ["train", "val"] * 6
+    table = labels(tmp_path / "labels.csv", filename=session.image_names, split=splits)
+    dataset = loaded(session, tmp_path, align="fixation", label_table=table)
+    of_split = {k: {dataset.object_names[i] for i in v} for k, v in dataset.splits.items()}
+    assert of_split == {
+        split: {f"image{i:03d}" for i in range(first, 12, 2)}
+        for first, split in enumerate(("train", "val"))
+    }
+
+
 def test_patches_have_digests_of_their_own(session, tmp_path) -> None:
     folder = session.write_images(tmp_path / "images")
     params = {"images": folder, "align": "fixation"}

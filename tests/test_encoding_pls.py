@@ -47,6 +47,20 @@ def joint_by_sklearn(X_train, X_test, Y, n_components):
         return model.fit(X_train, Y).predict(X_test).reshape(len(X_test), -1)
 
 
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_tolerance_ends_the_iteration_where_scikit_learn_does(tolerance, seed) -> None:
+    X_train, X_test, Y = synthetic(100, 400, 10, decay=0.2, seed=seed)
+    gram, cross_gram = gram_of(X_train, X_test)
+    components = principal_components(gram)
+    peer = PLSRegression(25, scale=False, tol=tolerance).fit(X_train, Y).predict(X_test)
+    for accepted, used in ((1e-7, tolerance), (np.inf, None)):
+        weights, _ = pls_weights(components, Y, 25, tolerance=used)
+        ours = components.project(cross_gram) @ weights + Y.mean(axis=0)
+        assert relative_error(ours, peer) < accepted
+    assert relative_error(ours, peer) > 1e-4
+
+
 def per_neuron_by_sklearn(X_train, X_test, Y, n_components):
     return np.column_stack(
         [

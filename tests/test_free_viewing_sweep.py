@@ -50,17 +50,30 @@ def folder(tmp_path: Path) -> Path:
     )
     shown = sorted({*first.image_names, *kept} - {"image007.png"})
     labels = ["face" if i % 4 == 0 else "non-face" for i in range(len(shown))]
-    pd.DataFrame({"filename": shown, "label": labels}).to_csv(tmp_path / "labels.csv", index=False)
+    splits = ["val" if i % 5 == 0 else "train" for i in range(len(shown))]
+    table = pd.DataFrame({"filename": shown, "label": labels, "split": splits})
+    table.to_csv(tmp_path / "labels.csv", index=False)
     return tmp_path
 
 
+OF_FIXATIONS = (
+    "dataset.align=fixation",
+    "dataset.frame=null",
+    "protocol={kind: fixed, train: train, test: val}",  # by image, as the label table says
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("align", ["image", "fixation"])
-def test_one_config_from_recordings_to_scores(folder: Path, tmp_path: Path, align: str) -> None:
+@pytest.mark.parametrize(
+    ("executor", "align"), [("inprocess", "image"), ("inprocess", "fixation"), ("local", "image")]
+)
+def test_one_config_from_recordings_to_scores(
+    folder: Path, tmp_path: Path, executor: str, align: str
+) -> None:
     config = tmp_path / "sweep.yaml"
     config.write_text(CONFIG.format(d4=D4, folder=folder))
-    overrides = [] if align == "image" else ["dataset.align=fixation", "dataset.frame=null"]
-    results = sweep(config, tmp_path / "run", *overrides)
+    overrides = OF_FIXATIONS if align == "fixation" else ()
+    results = sweep(config, tmp_path / "run", f"executor.kind={executor}", *overrides)
     assert (results["status"] == "done").all()
     assert len(results) == 2
     assert (results["region"] == "V4+AIT").all()

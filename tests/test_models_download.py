@@ -7,11 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from flaky_server import FlakyServer
 
 from toolkit.models import ModelSpec, WeightsUnavailableError, load_network
 from toolkit.models.architecture import torchvision_weights
@@ -21,56 +21,9 @@ HUB_ID = "timm/test_resnet.r160_in1k"
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
-class Server:
-    """Serves ``files`` (path to bytes), with an ETag per path where one is given."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.etags: dict[str, str] = {}
-        self.announced_bytes: dict[str, int] = {}
-        self.requests: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.respond(with_body=False)
-
-            def do_GET(self) -> None:
-                self.respond(with_body=True)
-
-            def respond(self, with_body: bool) -> None:
-                outer.requests.append(f"{self.command} {self.path}")
-                content = outer.files.get(self.path)
-                if content is None:
-                    self.send_response(404)
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(200)
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{outer.etags.get(self.path, "none")}"')
-                n_bytes = outer.announced_bytes.get(self.path, len(content))
-                self.send_header("Content-Length", str(n_bytes))
-                self.end_headers()
-                if with_body:
-                    self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
 def server():
-    server = Server()
+    server = FlakyServer()
     yield server
     server.stop()
 
@@ -123,15 +76,13 @@ def test_wrong_hash_is_refused_and_leaves_no_file(pretrained, server, tmp_path):
 
 def test_broken_transfer_is_an_error_until_the_file_is_whole(pretrained, server, tmp_path):
     [path] = server.files
-    whole = server.files[path]
-    server.announced_bytes[path] = len(whole)
-    server.files[path] = whole[:1000]
+    server.cut_after[path] = [1000, *[0] * 20]
     with pytest.raises(WeightsUnavailableError, match="could not be fetched"):
         load_network(pretrained)
     assert not list(tmp_path.rglob("*.pth"))
-    server.files[path] = whole
+    server.cut_after.clear()
     load_network(pretrained)
-    assert [found.read_bytes() for found in files_under(tmp_path)] == [whole]
+    assert [found.read_bytes() for found in files_under(tmp_path)] == [server.files[path]]
 
 
 def test_damaged_file_in_the_cache_is_fetched_again(pretrained, server, tmp_path):
@@ -230,13 +181,14 @@ def load_from_hub(endpoint: str, hf_home: Path) -> dict:
 
 
 @pytest.fixture
-def hub(server, tmp_path) -> Server:
+def hub(server, tmp_path) -> FlakyServer:
     safetensors = pytest.importorskip("safetensors.torch")
     state = load_network(ModelSpec("timm", "test_resnet", seed=7)).module.state_dict()
     safetensors.save_file(state, tmp_path / "made.safetensors")
     path = f"/{HUB_ID}/resolve/main/model.safetensors"
     server.files[path] = (tmp_path / "made.safetensors").read_bytes()
     server.etags[path] = hashlib.sha256(server.files[path]).hexdigest()
+    server.headers["X-Repo-Commit"] = COMMIT
     return server
 
 

@@ -1,5 +1,5 @@
-import resource
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from toolkit.models import (
     ModelSpec,
     load_network,
     match_names,
-    model_names,
     output_tensor,
     preprocessing_of,
     select_layers,
@@ -106,11 +105,18 @@ def test_output_tensor_is_the_first_floating_tensor():
     assert output_tensor(index) is None
 
 
+def peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1]) * 1024
+
+
 def test_tracing_a_huge_network_allocates_none_of_its_weights():
+    layers_module._trace.cache_clear()
     spec = ModelSpec("torchvision", "regnet_y_128gf")  # 2.6 GB of float32
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use now
+    before_bytes = peak_bytes()
     assert len(trace_layers(spec)) > 500
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 700_000
+    assert peak_bytes() - before_bytes < 700e6
 
 
 def test_tracing_takes_less_than_a_second():
@@ -241,55 +247,6 @@ AUTO = {
 @pytest.mark.parametrize(("network", "expected"), AUTO.items(), ids=lambda item: item[-1])
 def test_auto_gives_the_stages(network, expected):
     assert auto(*network) == expected
-
-
-def assert_auto_is_sensible(library: str, name: str) -> None:
-    spec = ModelSpec(library, name)
-    layers = trace_layers(spec)
-    chosen = select_layers(layers, "auto", spec)
-    assert 1 < len(chosen) <= 12, name
-    assert [layer.index for layer in chosen] == sorted({layer.index for layer in chosen}), name
-    assert all(layer.n_features != 1000 for layer in chosen), name
-    assert chosen[-1].index > len(layers) / 2, name
-
-
-TIMM_FAMILIES = (
-    "nf_resnet50",
-    "nfnet_f0",
-    "mobilenetv4_conv_small",
-    "vit_base_patch16_224",
-    "beit_base_patch16_224",
-    "swin_tiny_patch4_window7_224",
-    "efficientnet_b0",
-    "xcit_small_12_p16_224",
-    "volo_d1_224",
-    "hrnet_w18",
-    "dla34",
-    "dpn68",
-    "levit_128",
-    "coat_tiny",
-    "crossvit_9_240",
-    "mobilevit_s",
-)
-
-
-@pytest.mark.parametrize("name", TIMM_FAMILIES)
-def test_auto_on_timm_families(name):
-    assert_auto_is_sensible("timm", name)
-
-
-@pytest.mark.slow
-def test_auto_on_every_torchvision_classifier(monkeypatch):
-    real = layers_module._trace_on
-
-    def on_meta(spec, input_shape, device):
-        assert device == "meta", f"{spec.name} does not run on meta"
-        return real(spec, input_shape, device)
-
-    monkeypatch.setattr(layers_module, "_trace_on", on_meta)
-    layers_module._trace.cache_clear()
-    for name in model_names("torchvision"):
-        assert_auto_is_sensible("torchvision", name)
 
 
 def test_all_gives_every_leaf():

@@ -1,5 +1,6 @@
 """A real free-viewing session: 35 units of macaque V1, 855 presentations of 300 images."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,4 +105,7 @@ def test_describe_says_it(path: Path, tmp_path: Path) -> None:
     )
     assert "17 of 855: 17 error code" in done.stdout
     assert "62 × 2, 238 × 3" in done.stdout
+    found = re.search(rf"{SESSION}/21 +V1 +(\S+) ", done.stdout)
+    assert found is not None
+    assert 0.3 < float(found[1]) < 0.6
     assert page.stat().st_size < 1e6

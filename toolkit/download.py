@@ -20,6 +20,7 @@ from urllib.error import HTTPError
 from urllib.response import addinfourl
 
 TIMEOUT_S = 10.0
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Connections in a row that bring nothing before a fetch is given up, and the first pause between.
 _N_FRUITLESS = 4
 _PAUSE_S = 0.2
@@ -276,7 +277,7 @@ def _may_pass(error: Exception) -> bool:
     """Whether trying again may help."""
     if isinstance(error, HTTPError):
         return error.code in _RETRIED_STATUS
-    return not (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+    return not (isinstance(error, OSError) and error.errno in DISK_FULL)
 
 
 def _require_space(folder: Path, n_bytes: int) -> None:

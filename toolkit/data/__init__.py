@@ -10,6 +10,7 @@ from toolkit.data import files, majaj_hong, nx414, synthetic, xiao2024
 from toolkit.data.dataset import DatasetSize, NeuralDataset
 from toolkit.data.errors import DataError
 from toolkit.data.stimuli import Stimuli
+from toolkit.data.unscored import images_of_split, unscored_splits
 
 __all__ = [
     "KINDS",
@@ -18,8 +19,10 @@ __all__ = [
     "Kind",
     "NeuralDataset",
     "Stimuli",
+    "images_of_split",
     "load",
     "size_of",
+    "unscored_splits",
 ]
 
 

@@ -102,17 +102,22 @@ def _list(_: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from toolkit.data.fetch import fetch
+    from toolkit.data.fetch import Fetched, fetch
 
-    with _progress_bar() as progress:
-        for file in fetch(
-            options.name,
-            to=options.to,
-            source=options.source,
-            sessions=options.sessions,
-            sha256=options.sha256,
-            progress=progress,
-        ):
+    files: list[Fetched] = []
+    try:
+        with _progress_bar() as progress:
+            for file in fetch(
+                options.name,
+                to=options.to,
+                source=options.source,
+                sessions=options.sessions,
+                sha256=options.sha256,
+                progress=progress,
+            ):
+                files.append(file)
+    finally:
+        for file in files:
             how = "hash verified" if file.is_verified else "no hash known to compare with"
             print(f"{file.path}  sha256 {file.sha256}  ({how})")
 
@@ -120,10 +125,12 @@ def _fetch(options: argparse.Namespace) -> None:
 def _describe(options: argparse.Namespace) -> None:
     from toolkit.data.quality import assess
     from toolkit.data.report import as_text, write_page
-    from toolkit.data.sources import dataset_at
+    from toolkit.data.sources import before_onset_at, dataset_at
 
-    dataset = dataset_at(options.source, options.overrides)
-    quality = assess(dataset)
+    quality = assess(
+        dataset_at(options.source, options.overrides),
+        before_onset_at(options.source, options.overrides),
+    )
     print(as_text(quality))
     if options.html is not None:
         write_page(options.html, quality)
@@ -134,18 +141,29 @@ def _describe(options: argparse.Namespace) -> None:
 def _progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar per file on a terminal, nothing elsewhere."""
     from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TransferSpeedColumn,
+    )
 
     console = Console(stderr=True)
     bars: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description}"), *Progress.get_default_columns()[1:2])
-    with Progress(
-        *columns, DownloadColumn(), TransferSpeedColumn(), console=console, transient=True
-    ) as display:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    silent = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=silent) as display:
 
         def show(name: str, n_bytes: int, n_total: int | None) -> None:
             if name not in bars:
-                bars[name] = display.add_task(name)
+                bars[name] = display.add_task(name, total=n_total)
             display.update(bars[name], completed=n_bytes, total=n_total)
 
         yield show

@@ -15,6 +15,7 @@ from toolkit.data import dandi
 from toolkit.data.archive import Archive, RemoteFile, archive_named
 from toolkit.data.errors import DataError, MissingDataError
 from toolkit.download import (
+    DISK_FULL,
     TIMEOUT_S,
     Digest,
     DownloadError,
@@ -100,7 +101,7 @@ def fetch(
         except WrongHashError:
             raise
         except DownloadError as error:
-            raise DownloadError(f"{error}\n{_remedy(file, folder)}") from error
+            raise DownloadError(f"{error}\n{_remedy(error, file, folder)}") from error
         digest = file_digest(path)
         _record(folder / SUMS, file.name, digest)
         yield Fetched(path, digest, known is not None)
@@ -194,7 +195,9 @@ def _record(path: Path, name: str, sha256: str) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def _remedy(file: RemoteFile, folder: Path) -> str:
+def _remedy(error: DownloadError, file: RemoteFile, folder: Path) -> str:
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:
+        return f"Make room in {folder}, or give --to another folder."
     return (
         f"Without a network, copy {file.name} into {folder} (its hash is checked by the same "
         "command), or give --from a folder or another address that has it."

@@ -10,23 +10,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.data.dataset import Timeline
-from toolkit.data.quality import Quality
+from toolkit.data.quality import Quality, median_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH_IN, _HEIGHT_IN = 7.5, 2.8
+# Two abreast on a desk, one on a phone, where the text is then still legible.
+_WIDTH_IN, _HEIGHT_IN = 4.6, 2.9
+_ROW_IN = 0.35
 # Okabe & Ito (2008): told apart with every common colour vision.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#999999")
 _N_TIME_BINS = 20
 _N_BARS = 20
+_N_LETTERS = 24
 
 
 def figures(quality: Quality) -> Iterator[str]:
     """HTML ``<figure>`` elements, one per plot for which there are data."""
     if np.isfinite(quality.ceilings).any():
-        yield _figure(_plot_ceilings, quality, "Split-half ceiling of each neuroid, by area.")
+        before = "" if quality.before_onset is None else "; diamond: before onset"
+        yield _figure(
+            _plot_ceilings,
+            quality,
+            "Split-half ceiling of each neuroid, with quartiles, by area. Orange: median of an "
+            f"area when labels are shuffled{before}.",
+            height_in=_HEIGHT_IN / 2 + 1.4 * _ROW_IN * len(quality.areas),
+        )
     if quality.dataset.repetitions is not None:
         yield _figure(_plot_repetitions, quality, "How many stimuli were presented how many times.")
     if quality.dataset.timelines:
@@ -44,15 +54,26 @@ def figures(quality: Quality) -> Iterator[str]:
         )
     yield _figure(_plot_responses, quality, "Mean response of each neuroid, and its spread.")
     if quality.classes:
-        yield _figure(_plot_balance, quality, "Stimuli of each label.")
+        n_shown = min(_N_BARS, len(next(iter(quality.classes.values()))))
+        yield _figure(
+            _plot_balance,
+            quality,
+            "Stimuli of each label.",
+            height_in=_HEIGHT_IN / 4 + _ROW_IN / 2 * (n_shown + 1),
+        )
 
 
-def _figure(plot: Callable[[Axes, Quality], None], quality: Quality, caption: str) -> str:
+def _figure(
+    plot: Callable[[Axes, Quality], None],
+    quality: Quality,
+    caption: str,
+    height_in: float = _HEIGHT_IN,
+) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": caption, "font.size": 9}):
-        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+        figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
         plot(axes, quality)
@@ -67,19 +88,25 @@ def _svg(figure: Figure) -> str:
 
 
 def _plot_ceilings(axes: Axes, quality: Quality) -> None:
-    known = quality.ceilings[np.isfinite(quality.ceilings)]
-    edges = np.linspace(min(0.0, known.min()), 1, 26).tolist()
-    for colour, (area, index) in zip(_cycled(), quality.areas.items(), strict=False):
+    rng = np.random.default_rng(0)
+    for row, index in enumerate(quality.areas.values()):
         values = quality.ceilings[index]
         values = values[np.isfinite(values)]
         if not len(values):
             continue
-        median = np.median(values)
-        label = f"{area or 'area not given'}: median {median:.2f}, n = {len(values)}"
-        axes.hist(values, edges, color=colour, alpha=0.6, label=label)
-        axes.axvline(median, color=colour, linewidth=1.5)
-    axes.set(xlabel="split-half ceiling (Spearman-Brown)", ylabel="neuroids")
-    _legend_above(axes)
+        heights = row + rng.uniform(-0.3, 0.3, len(values))
+        axes.plot(values, heights, "o", color=_COLOURS[0], markersize=3, alpha=0.5, linewidth=0)
+        quartiles = np.quantile(values, [0.25, 0.5, 0.75])
+        axes.vlines(quartiles, row - 0.4, row + 0.4, color="black", linewidth=[0.8, 2, 0.8])
+        axes.hlines(row + np.array([-0.4, 0.4]), *quartiles[[0, 2]], color="black", linewidth=0.8)
+        for shuffle in quality.chance:
+            axes.plot(median_known(shuffle[index]), row, "|", color=_COLOURS[1], markersize=20)
+        if quality.before_onset is not None:
+            median = median_known(quality.before_onset[index])
+            axes.plot(median, row, "D", color=_COLOURS[4], markersize=5)
+    axes.set(xlabel="split-half ceiling (Spearman-Brown)", ylim=(len(quality.areas) - 0.4, -0.6))
+    axes.set_xlim(right=1.02)
+    axes.set_yticks(range(len(quality.areas)), [area or "all" for area in quality.areas])
 
 
 def _plot_repetitions(axes: Axes, quality: Quality) -> None:
@@ -130,19 +157,22 @@ def _plot_responses(axes: Axes, quality: Quality) -> None:
         )
         axes.plot(mean, spread, "o", color=colour, markersize=4, alpha=0.7, label=area or None)
     axes.set(xlabel="mean response over stimuli", ylabel="standard deviation")
-    if any(quality.areas):
+    if len(quality.areas) > 1:
         _legend_above(axes)
 
 
 def _plot_balance(axes: Axes, quality: Quality) -> None:
     kind, counts = next(iter(quality.classes.items()))
     shown = list(counts.items())[:_N_BARS]
-    axes.bar(range(len(shown)), [n for _, n in shown], color=_COLOURS[0])
-    axes.set_xticks(range(len(shown)), [label or "(empty)" for label, _ in shown], rotation=45)
-    for tick in axes.get_xticklabels():
-        tick.set_horizontalalignment("right")
+    axes.barh(range(len(shown)), [n for _, n in shown], color=_COLOURS[0])
+    axes.set_yticks(range(len(shown)), [_short(label) or "(empty)" for label, _ in shown])
+    axes.invert_yaxis()
     more = f" (first {_N_BARS} of {len(counts)})" if len(counts) > _N_BARS else ""
-    axes.set(ylabel="stimuli", title=f"{kind}{more}")
+    axes.set(xlabel="stimuli", title=f"{kind}{more}")
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _N_LETTERS else f"{label[: _N_LETTERS - 1]}…"
 
 
 def _legend_above(axes: Axes) -> None:

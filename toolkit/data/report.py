@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,14 @@ import numpy as np
 from toolkit.atomic import atomic_path
 from toolkit.data.dataset import shortened
 from toolkit.data.plots import figures
-from toolkit.data.quality import Quality
+from toolkit.data.quality import Quality, median_known
 
 # A unit whose mean response moved by more than this many standard deviations is named.
 NOTABLE_DRIFT = 0.5
 _N_CLASSES = 20
+# So many neuroids are listed one by one in the text too; the page lists all.
+_N_UNITS_IN_TEXT = 40
+_NUMBERS = re.compile(r"[-–\d.]+%?( to [-–\d.]+)?")
 
 
 @dataclass(frozen=True)
@@ -35,21 +40,27 @@ class Section:
     rows: tuple[tuple[str, ...], ...]
 
 
-def sections(quality: Quality) -> list[Section]:
-    """Return everything the report says, in words and numbers."""
+def summary(quality: Quality) -> list[Section]:
+    """Return what the report says of the whole data set, in words and numbers."""
     return [
         Section("What there is", tuple(_overview(quality))),
-        Section("Areas", tuple(_areas(quality))),
+        Section("Areas: split-half ceilings", tuple(_areas(quality))),
         Section("Units", tuple(_units(quality))),
         Section("Images", tuple(_images(quality))),
         *(Section(f"Balance of {kind}", tuple(_balance(n))) for kind, n in quality.classes.items()),
     ]
 
 
+def each_unit(quality: Quality) -> Section:
+    """Return a row for each neuroid."""
+    return Section("Each unit", tuple(_unit_rows(quality)))
+
+
 def as_text(quality: Quality) -> str:
     """Return the report as plain text."""
+    listed = [each_unit(quality)] if len(quality.ceilings) <= _N_UNITS_IN_TEXT else []
     parts = [quality.dataset.name]
-    for section in sections(quality):
+    for section in [*summary(quality), *listed]:
         widths = [max(map(len, column)) for column in zip(*section.rows, strict=True)]
         lines = [
             "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
@@ -61,10 +72,15 @@ def as_text(quality: Quality) -> str:
 
 def write_page(path: Path, quality: Quality) -> None:
     """Write the report with plots as one HTML file that needs nothing else."""
-    name = html.escape(quality.dataset.name)
-    body = "\n".join([*map(_as_table, sections(quality)), *figures(quality)])
+    units = each_unit(quality)
+    page = _PAGE.format(
+        name=html.escape(quality.dataset.name),
+        summary="\n".join(map(_as_section, summary(quality))),
+        plots="\n".join(figures(quality)),
+        units=f"<details><summary>{units.title}</summary>\n{_as_table(units)}\n</details>",
+    )
     with atomic_path(path) as temporary:
-        temporary.write_text(_PAGE.format(name=name, body=body), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
 
 
 def _overview(quality: Quality) -> Iterator[tuple[str, str]]:
@@ -97,13 +113,20 @@ def _overview(quality: Quality) -> Iterator[tuple[str, str]]:
 
 
 def _areas(quality: Quality) -> Iterator[tuple[str, ...]]:
-    yield "area", "neuroids", "ceiling: median", "5 %", "95 %", "without"
+    before = [] if quality.before_onset is None else ["before onset"]
+    controls = [*before, "shuffled labels", "above shuffled"]
+    yield "area", "neuroids", "median", "5 %", "95 %", "no ceiling", *controls
     for area, index in quality.areas.items():
         ceilings = quality.ceilings[index]
         known = ceilings[~np.isnan(ceilings)]
         shares = np.quantile(known, [0.5, 0.05, 0.95]) if len(known) else [np.nan] * 3
-        texts = [f"{share:.3f}" if np.isfinite(share) else "–" for share in shares]
-        yield area or "(not given)", str(len(index)), *texts, str(len(index) - len(known))
+        row = [area or "(not given)", str(len(index)), *map(_rounded, shares)]
+        row.append(str(len(index) - len(known)))
+        if quality.before_onset is not None:
+            row.append(_rounded(median_known(quality.before_onset[index])))
+        chance = [median_known(shuffle[index]) for shuffle in quality.chance]
+        row.append(f"{_rounded(min(chance))} to {_rounded(max(chance))}")
+        yield *row, str(np.sum(quality.is_above_chance[index]))
 
 
 def _units(quality: Quality) -> Iterator[tuple[str, str]]:
@@ -133,7 +156,7 @@ def _images(quality: Quality) -> Iterator[tuple[str, str]]:
         return
     n = len(quality.duplicates)
     sets = shortened([" = ".join(same[:4]) for same in quality.duplicates])
-    yield "duplicates", f"{n} sets: {sets}" if n else "none"
+    yield "duplicates", f"{n} set{'s' * (n > 1)}: {sets}" if n else "none"
     leaks = f"{len(quality.leaks)}: {shortened(quality.leaks)}" if quality.leaks else "none"
     yield "in two splits", leaks if splits else "no splits to compare"
 
@@ -141,11 +164,37 @@ def _images(quality: Quality) -> Iterator[tuple[str, str]]:
 def _balance(counts: dict[str, int]) -> Iterator[tuple[str, str, str]]:
     yield "label", "stimuli", "share"
     total = sum(counts.values())
+    values = list(counts.values())
+    if len(counts) > _N_CLASSES and values[0] == values[-1]:
+        yield f"each of {len(counts)}", str(values[0]), f"{values[0] / total:.1%}"
+        return
     for label, n in list(counts.items())[:_N_CLASSES]:
         yield label or "(empty)", str(n), f"{n / total:.1%}"
-    rest = list(counts.values())[_N_CLASSES:]
+    rest = values[_N_CLASSES:]
     if rest:
         yield f"{len(rest)} more", str(sum(rest)), f"{sum(rest) / total:.1%}"
+
+
+def _unit_rows(quality: Quality) -> Iterator[tuple[str, ...]]:
+    columns = {
+        "ceiling": quality.ceilings,
+        "before onset": quality.before_onset,
+        "shuffled labels, highest": np.max(quality.chance, axis=0),
+        "mean": np.nanmean(quality.dataset.responses, axis=0),
+        "SD": np.nanstd(quality.dataset.responses, axis=0),
+        "drift (SD)": quality.drift,
+    }
+    known = {name: values for name, values in columns.items() if values is not None}
+    yield "unit", "area", *known, "remark"
+    for i, (unit, area) in enumerate(
+        zip(quality.dataset.neuroid_ids, quality.dataset.regions, strict=True)
+    ):
+        remark = "silent" if quality.is_silent[i] else "constant" if quality.is_constant[i] else ""
+        yield unit, area, *(_rounded(values[i]) for values in known.values()), remark
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "–"
 
 
 def _named(quality: Quality, which: np.ndarray) -> str:
@@ -153,16 +202,26 @@ def _named(quality: Quality, which: np.ndarray) -> str:
     return f"{len(ids)}: {shortened(ids)}" if ids else "none"
 
 
+def _as_section(section: Section) -> str:
+    return f"<h2>{html.escape(section.title)}</h2>\n{_as_table(section)}"
+
+
 def _as_table(section: Section) -> str:
-    has_head = len(section.rows[0]) > 2
-    lines = [f"<h2>{html.escape(section.title)}</h2>", "<table>"]
-    for number, row in enumerate(section.rows):
-        lines.append(_as_row(row, "th" if has_head and number == 0 else "td"))
-    return "\n".join([*lines, "</table>"])
+    if len(section.rows[0]) == 2:
+        rows = [_as_row(row, "td") for row in section.rows]
+        return "\n".join(['<table class="words">', *rows, "</table>"])
+    columns = zip(*section.rows, strict=True)
+    is_numeric = [all(map(_NUMBERS.fullmatch, column[1:])) for column in columns]
+    rows = [_as_row(section.rows[0], "th", is_numeric)]
+    rows += [_as_row(row, "td", is_numeric) for row in section.rows[1:]]
+    return "\n".join(['<div class="scroll"><table>', *rows, "</table></div>"])
 
 
-def _as_row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _as_row(cells: Sequence[str], tag: str, is_numeric: Sequence[bool] = ()) -> str:
+    columns = zip_longest(cells, is_numeric, fillvalue=False)
+    opened = [(f'{tag} class="number"' if numeric else tag, cell) for cell, numeric in columns]
+    inside = (f"<{start}>{html.escape(str(cell))}</{tag}>" for start, cell in opened)
+    return f"<tr>{''.join(inside)}</tr>"
 
 
 _PAGE = """<!doctype html>
@@ -173,20 +232,36 @@ _PAGE = """<!doctype html>
 <title>{name}: data quality</title>
 <style>
 :root {{ color-scheme: light; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem;
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
   color: #1b1b1b; background: #fff; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin: 1.8rem 0 .4rem; }}
+h1 {{ font-size: 1.5rem; }}
+h2, summary {{ font-size: 1.1rem; font-weight: 600; margin: 1.8rem 0 .4rem; }}
+summary {{ cursor: pointer; }}
 table {{ border-collapse: collapse; }}
 td, th {{ padding: .2rem 1.2rem .2rem 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid #e3e3e3; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }}
-td:first-child {{ white-space: nowrap; }}
-figure {{ margin: 1.8rem 0; }} figure svg {{ max-width: 100%; height: auto; }}
-figcaption {{ color: #555; }}
+  border-bottom: 1px solid #e3e3e3; font-variant-numeric: tabular-nums; }}
+.number {{ text-align: right; }}
+.words td {{ overflow-wrap: anywhere; }}
+.words td:first-child, .scroll td, .scroll th {{ white-space: nowrap; }}
+/* A shadow at the edge beyond which there is more of a wide table. */
+.scroll {{ overflow-x: auto;
+  background: linear-gradient(to right, #fff 1rem, transparent) 0 0 / 3rem 100% no-repeat local,
+    linear-gradient(to left, #fff 1rem, transparent) 100% 0 / 3rem 100% no-repeat local,
+    linear-gradient(to right, #0003, transparent) 0 0 / .8rem 100% no-repeat scroll,
+    linear-gradient(to left, #0003, transparent) 100% 0 / .8rem 100% no-repeat scroll; }}
+.plots {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
+  gap: 1.5rem 2rem; margin-top: 2rem; }}
+figure {{ margin: 0; }} figure svg {{ width: 100%; height: auto; }}
+figcaption {{ color: #555; font-size: .9rem; }}
 </style>
 </head>
 <body>
 <h1>{name}: data quality</h1>
-{body}
+{summary}
+<div class="plots">
+{plots}
+</div>
+{units}
 </body>
 </html>
 """

@@ -240,11 +240,11 @@ def _joined(recordings: Sequence[Recording], column: str) -> np.ndarray:
 
 def _block_diagonal(values: Sequence[np.ndarray]) -> np.ndarray:
     """Responses of each session to its own fixations, NaN to those of others."""
-    from scipy.linalg import block_diag
-
-    filled = block_diag(*values)
-    own = block_diag(*(np.ones(v.shape, dtype=bool) for v in values))
-    filled[~own.astype(bool)] = np.nan
+    filled = np.full(np.sum([v.shape for v in values], axis=0), np.nan)
+    row = column = 0
+    for own in values:
+        filled[row : row + own.shape[0], column : column + own.shape[1]] = own
+        row, column = row + own.shape[0], column + own.shape[1]
     return filled
 
 

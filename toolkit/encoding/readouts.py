@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 from dask.system import CPU_COUNT
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
 from toolkit.encoding.components import PrincipalComponents, principal_components
@@ -65,6 +64,8 @@ class Readout:
         PLS: latent components; fewer where the responses are fitted with fewer.
     pls_per_neuron
         PLS: a model for each neuron, instead of one of all.
+    pls_tolerance
+        PLS: see :func:`~toolkit.encoding.pls.pls_weights`.
 
     Raises
     ------
@@ -80,6 +81,7 @@ class Readout:
     seed: int = 0
     n_latent: int | None = None
     pls_per_neuron: bool = False
+    pls_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ReadoutKind):
@@ -264,7 +266,11 @@ class LayerEncoder:
         if readout.kind == "pls":
             alpha = np.full(len(neurons), np.nan)
             weights, n_latent = pls_weights(
-                components, responses, readout.n_latent or 1, per_neuron=readout.pls_per_neuron
+                components,
+                responses,
+                readout.n_latent or 1,
+                per_neuron=readout.pls_per_neuron,
+                tolerance=readout.pls_tolerance,
             )
             used = int(n_latent.min())
         else:
@@ -308,6 +314,8 @@ def _alpha(
     if readout.n_folds is None:
         errors = leave_one_out_squared_errors(components, responses, alphas)
     else:
+        from sklearn.model_selection import KFold
+
         folds = KFold(readout.n_folds, shuffle=True, random_state=readout.seed)
         held_out = [fold for _, fold in folds.split(np.arange(n_train))]
         errors = kfold_squared_errors(components, responses, alphas, held_out, n_threads=n_threads)

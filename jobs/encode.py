@@ -112,12 +112,9 @@ def _score(
         encoder = session.encoder(task, dataset)
         return encoder.score(readout, splits, n_permutations=n_permutations), solver
 
-    from toolkit.encoding.compute import open_compute
     from toolkit.encoding.reduced import score_reduced
 
-    with open_compute(
-        task.options["workers"], n_cores=session.n_cpus, memory_bytes=int(memory_bytes)
-    ):
+    with session.compute(task):
         scores = score_reduced(
             session.features(task),
             dataset.responses,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from toolkit.data import Stimuli
     from toolkit.encoding.statistics import LayerStatistics
     from toolkit.features.extract import ForwardOptions
-    from toolkit.models import LayerInfo, ModelSpec
+    from toolkit.models import LayerInfo, Network
 
 _log = logging.getLogger("toolkit")
 
@@ -47,8 +47,6 @@ def extract_features(task: Task, session: Session, progress: Progress) -> None:
     """
     import torch
 
-    from toolkit import models
-
     meter = Meter()
     stimuli = session.dataset(task.options["dataset"]).stimuli
     if stimuli.digest() != task.params["stimuli"]:
@@ -56,17 +54,11 @@ def extract_features(task: Task, session: Session, progress: Progress) -> None:
             "the images changed since the sweep was planned; run the sweep again to plan it anew"
         )
     torch.set_num_threads(session.n_cpus)
-    spec = models.ModelSpec(
-        library=task.params["library"],
-        name=task.params["model"],
-        weights=task.options["weights"],
-        seed=task.params["seed"],
-    )
     options = _forward_options(task)
     if form_of(task).kind == "gram":
-        _keep_gram_matrices(task, session, spec, stimuli, options, progress)
+        _keep_gram_matrices(task, session, stimuli, options, progress)
     else:
-        _keep_features(task, session, spec, stimuli, options, progress)
+        _keep_features(task, session, stimuli, options, progress)
     report = {
         "task_id": task.id,
         "label": task.label,
@@ -81,15 +73,31 @@ def extract_features(task: Task, session: Session, progress: Progress) -> None:
     write_text(session.run.result_path(task.id), json.dumps(report, indent=1))
 
 
+def _network(task: Task, session: Session, device: torch.device) -> Network:
+    """The network: a library's, or one that a training left behind."""
+    from toolkit import models
+
+    if task.params["library"] == "trained":
+        from jobs.assignments import weights_path
+        from toolkit.models.trained import load_trained
+
+        return load_trained(weights_path(task.options["weights"], session), device).trunk()
+    spec = models.ModelSpec(
+        library=task.params["library"],
+        name=task.params["model"],
+        weights=task.options["weights"],
+        seed=task.params["seed"],
+    )
+    return models.load_network(spec, device)
+
+
 def _keep_features(
     task: Task,
     session: Session,
-    spec: ModelSpec,
     stimuli: Stimuli,
     options: ForwardOptions,
     progress: Progress,
 ) -> None:
-    from toolkit import models
     from toolkit.features.extract import extract
     from toolkit.features.layout import part_of
     from toolkit.features.store import FeatureStore
@@ -105,7 +113,7 @@ def _keep_features(
     )
     part, n_parts = task.params.get("part", (0, 1))
     extract(
-        models.load_network(spec, options.device),
+        _network(task, session, options.device),
         stimuli,
         layers,
         store,
@@ -119,13 +127,11 @@ def _keep_features(
 def _keep_gram_matrices(
     task: Task,
     session: Session,
-    spec: ModelSpec,
     stimuli: Stimuli,
     options: ForwardOptions,
     progress: Progress,
 ) -> None:
     """One forward pass over the images for as many layers as fit the memory at once."""
-    from toolkit import models
     from toolkit.features.extract import extract_to_memory
 
     key, form = features_id(task), form_of(task)
@@ -136,7 +142,7 @@ def _keep_gram_matrices(
     for number, group in enumerate(groups, 1):
         names = ", ".join(layer.name for layer in group)
         _log.info("pass %d of %d over the images, for %s", number, len(groups), names)
-        network = models.load_network(spec, options.device)
+        network = _network(task, session, options.device)
         features = extract_to_memory(
             network, stimuli, group, form=form, options=options, progress=progress
         )

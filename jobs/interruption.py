@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from types import FrameType
 
-# Slurm warns with USR2 (asked for by --signal) and ends a preempted job with CONT and TERM.
+# Slurm warns with USR2, as asked by --signal. CONT and TERM end a job that it has decided about,
+# such as one that somebody cancelled: it is not for the job to come back then.
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)
 
 
 class JobEndingError(RuntimeError):
-    """The scheduler has announced the end of the job; what is published stays published."""
+    """The scheduler has announced the end of the job; what is published stays published.
 
-    error_class = "interrupted"
+    Parameters
+    ----------
+    message
+        What it sent.
+    is_time_limit
+        Whether the job's own time limit is near; otherwise somebody else needs its place.
+    """
+
+    def __init__(self, message: str, *, is_time_limit: bool = False) -> None:
+        super().__init__(message)
+        self.error_class = "timeout" if is_time_limit else "interrupted"
 
 
 class Interruption:
-    """A flag that signals set; the handler does nothing else, so that no code is torn apart."""
+    """A flag that signals set; the handler does nothing else, so that no code is torn apart.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    time_limit_s
+        A warning so long after this, seconds, is that of the job's time limit.
+    """
+
+    def __init__(self, time_limit_s: float = math.inf) -> None:
         self._event = threading.Event()
+        self._time_limit_s = time.monotonic() + time_limit_s
+        self._is_time_limit = False
         self.signal_name = ""
 
     def listen(self) -> None:
@@ -30,8 +51,14 @@ class Interruption:
 
     def _set(self, number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGCONT:
+            self._is_time_limit = time.monotonic() >= self._time_limit_s
             self.signal_name = signal.Signals(number).name
             self._event.set()
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether the job may ask to be continued."""
+        return self.signal_name == signal.SIGUSR2.name
 
     @property
     def is_set(self) -> bool:
@@ -41,4 +68,6 @@ class Interruption:
     def check(self) -> None:
         """Raise :class:`JobEndingError` if the end of the job has been announced."""
         if self.is_set:
-            raise JobEndingError(f"the scheduler sent {self.signal_name}")
+            raise JobEndingError(
+                f"the scheduler sent {self.signal_name}", is_time_limit=self._is_time_limit
+            )

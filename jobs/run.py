@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def run_tasks(
     n_cpus: int | None,
     interruption: Interruption | None = None,
 ) -> None:
-    """Run planned tasks of a run folder; see :func:`work_through`."""
+    """Run those of these tasks that are planned; see :func:`work_through`."""
     run = RunFolder(run_path)
-    work_through(run, [run.task(task_id) for task_id in task_ids], n_cpus, interruption)
+    work_through(run, run.find_tasks(task_ids), n_cpus, interruption)
 
 
 def work_through(
@@ -58,12 +58,12 @@ def work_through(
     JobEndingError
         If that came: the task at hand is to be continued, later ones have not begun.
     """
-    session = Session(run, n_cpus or len(os.sched_getaffinity(0)))
     interruption = interruption or Interruption()
-    for task in tasks:
-        interruption.check()
-        if not run.is_done(task.id) and all(run.is_done(parent) for parent in task.inputs):
-            _run_task(task, session, interruption)
+    with closing(Session(run, n_cpus or len(os.sched_getaffinity(0)))) as session:
+        for task in tasks:
+            interruption.check()
+            if not run.is_done(task.id) and all(run.is_done(parent) for parent in task.inputs):
+                _run_task(task, session, interruption)
 
 
 def _run_task(task: Task, session: Session, interruption: Interruption) -> None:
@@ -82,6 +82,7 @@ def _run_task(task: Task, session: Session, interruption: Interruption) -> None:
                     state=TaskState.PENDING,
                     error_class=error.error_class,
                     error_message=str(error),
+                    n_timeouts=last.n_timeouts + (error.error_class == "timeout"),
                 )
             )
             raise
@@ -106,6 +107,14 @@ def _work_of(kind: TaskKind) -> Callable[[Task, Session, Progress], None]:
         from jobs.extract import extract_features
 
         return extract_features
+    if kind is TaskKind.TRAIN:
+        from jobs.train import train_network
+
+        return train_network
+    if kind is TaskKind.PROBE:
+        from jobs.probe import say_where
+
+        return say_where
     from jobs.encode import encode_layer
 
     return encode_layer

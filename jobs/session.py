@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 import toolkit
 from toolkit.atomic import atomic_path
 from toolkit.cluster.run_folder import RunFolder
-from toolkit.plan import features_id
 from toolkit.results.provenance import git_sha, versions
 from toolkit.task import Task, json_digest
 
 if TYPE_CHECKING:
+    import numpy as np
     import zarr
 
     from toolkit.data import NeuralDataset
     from toolkit.encoding import LayerEncoder
+    from toolkit.encoding.compute import Compute
     from toolkit.encoding.statistics import LayerStatistics
 
 _BLOCK_BYTES = 2**26
@@ -45,12 +46,27 @@ class Session:
     def __init__(self, run: RunFolder, n_cpus: int) -> None:
         self.run = run
         self.n_cpus = n_cpus
-        self.git_sha = git_sha(Path(toolkit.__file__).parent)
-        self.versions = versions()
         self._dataset: tuple[str, NeuralDataset] | None = None
         self._encoder: tuple[tuple[str, str], LayerEncoder] | None = None
         self._statistics: tuple[tuple[str, str], LayerStatistics] | None = None
         self._ceilings: tuple[str, np.ndarray] | None = None
+        self._workers: str | None = None
+        self._open = ExitStack()
+
+    def close(self) -> None:
+        """End what the session has started."""
+        self._open.close()
+        self._workers = None
+
+    @cached_property
+    def git_sha(self) -> str:
+        """Commit of the code."""
+        return git_sha(Path(toolkit.__file__).parent)
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Of the packages that decide results."""
+        return versions()
 
     def dataset(self, loader: dict[str, Any]) -> NeuralDataset:
         """The data set that these loader arguments name."""
@@ -79,6 +95,8 @@ class Session:
 
     def ceilings(self, dataset: NeuralDataset) -> np.ndarray:
         """Split-half ceilings, (n_halvings, n_neuroids); NaN without repetitions."""
+        import numpy as np
+
         from toolkit.metrics import split_half_ceiling
 
         if dataset.repetitions is None or dataset.repetitions.shape[2] < 2:
@@ -112,6 +130,21 @@ class Session:
         extract_id, layer = _layer_of(task)
         return FeatureStore.open(self.run.features_path(extract_id)).array(layer)
 
+    @contextmanager
+    def compute(self, task: Task) -> Iterator[Compute]:
+        """Where the Dask work of an encode task is done.
+
+        Workers on a cluster are started once and stay for the session's other tasks.
+        """
+        from jobs.workers import open_workers
+        from toolkit.encoding.compute import open_compute
+
+        if self._workers is None:
+            self._workers = self._open.enter_context(open_workers(self.run, task, self.n_cpus))
+        memory_bytes = int(task.options["memory_gb"] * 1e9)
+        with open_compute(self._workers, n_cores=self.n_cpus, memory_bytes=memory_bytes) as compute:
+            yield compute
+
     def _read_statistics(self, task: Task) -> LayerStatistics:
         from toolkit.encoding.statistics import load_statistics
 
@@ -137,12 +170,10 @@ class Session:
 
         extract_id, layer = _layer_of(task)
         path = self.run.features_path(extract_id)
-        workers = task.options["workers"]
-        if workers != "threads":
-            from toolkit.encoding.compute import open_compute, stored_statistics
+        if task.options["workers"] != "threads":
+            from toolkit.encoding.compute import stored_statistics
 
-            memory_bytes = int(task.options["memory_gb"] * 1e9)
-            with open_compute(workers, n_cores=self.n_cpus, memory_bytes=memory_bytes) as compute:
+            with self.compute(task) as compute:
                 return stored_statistics(path, layer, compute)
         store = FeatureStore.open(path)
         return layer_statistics(
@@ -154,4 +185,6 @@ class Session:
 
 
 def _layer_of(task: Task) -> tuple[str, str]:
+    from toolkit.plan import features_id
+
     return features_id(task), task.params["layer"]

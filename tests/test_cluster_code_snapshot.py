@@ -15,6 +15,9 @@ from toolkit.cluster.code_snapshot import (
     code_root,
     take_code_snapshot,
 )
+from toolkit.results.provenance import git_sha
+
+SHA = "4f1b0a9de4c5" + "0" * 28
 
 
 @pytest.fixture
@@ -29,10 +32,11 @@ def root(tmp_path: Path) -> Path:
 def test_a_snapshot_holds_the_packages_and_is_named_by_content(root: Path, tmp_path: Path) -> None:
     (root / "toolkit" / "__pycache__").mkdir()
     (root / "toolkit" / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"x")
-    snapshot = take_code_snapshot(tmp_path / "run", root)
+    snapshot = take_code_snapshot(tmp_path / "run", SHA, root)
     assert snapshot.name == code_digest(root) == code_digest(snapshot)
     files = sorted(str(p.relative_to(snapshot)) for p in snapshot.rglob("*") if p.is_file())
-    assert files == ["jobs/__init__.py", "toolkit/__init__.py", "toolkit/deep/a.py"]
+    assert files == ["git_sha", "jobs/__init__.py", "toolkit/__init__.py", "toolkit/deep/a.py"]
+    assert git_sha(snapshot / "toolkit") == SHA
 
 
 @pytest.mark.parametrize("change", ["edit", "rename", "add", "remove", "move bytes"])
@@ -54,10 +58,10 @@ def test_any_change_of_the_code_changes_its_digest(root: Path, change: str) -> N
 
 
 def test_editing_afterwards_makes_a_second_snapshot(root: Path, tmp_path: Path) -> None:
-    first = take_code_snapshot(tmp_path / "run", root)
-    assert take_code_snapshot(tmp_path / "run", root) == first
+    first = take_code_snapshot(tmp_path / "run", SHA, root)
+    assert take_code_snapshot(tmp_path / "run", SHA, root) == first
     (root / "jobs" / "__init__.py").write_text("changed = True\n")
-    second = take_code_snapshot(tmp_path / "run", root)
+    second = take_code_snapshot(tmp_path / "run", SHA, root)
     assert second != first
     assert "changed" not in (first / "jobs" / "__init__.py").read_text()
     assert sorted(p.name for p in (tmp_path / "run" / "code").iterdir()) == sorted(
@@ -67,13 +71,13 @@ def test_editing_afterwards_makes_a_second_snapshot(root: Path, tmp_path: Path) 
 
 def test_several_at_once_make_one(root: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        taken = set(pool.map(lambda _: take_code_snapshot(tmp_path / "run", root), range(16)))
+        taken = set(pool.map(lambda _: take_code_snapshot(tmp_path / "run", SHA, root), range(16)))
     assert len(taken) == 1
     assert [p.name for p in (tmp_path / "run" / "code").iterdir()] == [taken.pop().name]
 
 
 def test_a_job_runs_the_snapshot_wherever_it_is_started(tmp_path: Path) -> None:
-    snapshot = take_code_snapshot(tmp_path / "run")
+    snapshot = take_code_snapshot(tmp_path / "run", SHA)
     program = (
         "import toolkit, jobs; from toolkit.cluster.code_snapshot import check_code, code_root;"
         f"check_code('{snapshot.name}'); print(code_root(), jobs.__path__[0])"

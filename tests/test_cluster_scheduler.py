@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from toolkit.cluster.scheduler import Scheduler, SchedulerReport, in_queue
+from toolkit.cluster.scheduler import Scheduler, SchedulerReport
 from toolkit.cluster.scheduler_output import SchedulerView, parse_sacct, parse_squeue
 
 if TYPE_CHECKING:
@@ -302,11 +302,3 @@ def test_accounting_that_is_late_is_not_believed(
     report = scheduler.refresh(["1_0", "1_1"])
     assert report.views.keys() == {"1_1"}
     assert report.unknown_since_s.keys() == {"1_0"}
-
-
-def test_tasks_in_the_queue(fake_slurm: FakeSlurm, scheduler: Scheduler, clock: Clock) -> None:
-    fake_slurm.answers("squeue", line("1_0", "PENDING") + line("1_1", "COMPLETED"))
-    fake_slurm.answers("sacct", "")
-    report = scheduler.refresh(["1_0", "1_1", "1_2"])
-    elements = {"waits": "1_0", "ended": "1_1", "vanished": "1_2", "submitted just now": "2_0"}
-    assert in_queue(elements, report, clock.now_s).keys() == {"waits", "submitted just now"}

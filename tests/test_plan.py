@@ -215,11 +215,11 @@ REPORTS = sorted((CONFIGS / "reports").glob("[A-E]*.yaml"))
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
 def test_every_report_is_planned_without_its_data(path: Path, tmp_path: Path) -> None:
-    key = "images" if path.stem == "D4" else "path"
+    key = "images" if path.stem.startswith("D") else "path"
     config, source = load_config(path, [f"dataset.{key}={tmp_path / 'absent'}"])
     plan = make_plan(config, source, Catalog(tmp_path / "catalog.json"))
     assert plan.name == path.stem
-    assert plan.encode
+    assert plan.encode or plan.train
 
 
 def test_what_is_kept_is_crossed_named_and_part_of_the_id(tmp_path: Path) -> None:

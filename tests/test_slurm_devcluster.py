@@ -88,7 +88,7 @@ def short_folder() -> Iterator[Path]:
 def test_boots_with_the_nodes_and_gpus_asked_for(slurm_cluster: DevCluster) -> None:
     print(f"ready after {slurm_cluster.boot_s:.1f} s")
     shown = slurm_cluster.run(["sinfo", "-hN", "--partition=main", "--format=%N %c %m %G"])
-    assert shown.stdout.splitlines() == [f"{node} 4 4000 gpu:2" for node in ("n1", "n2", "n3")]
+    assert shown.stdout.splitlines() == [f"{node} 4 16000 gpu:2" for node in ("n1", "n2", "n3")]
     assert "20001" in slurm_cluster.run(["scontrol", "show", "config"]).stdout
 
 

@@ -23,11 +23,11 @@ from toolkit.cluster.limits import ArrayLimits, ask_limits
 from toolkit.cluster.manifests import (
     Submission,
     element_log_path,
-    elements_of_tasks,
     manifest_path,
     read_submissions,
 )
 from toolkit.cluster.profiles import JobRequest, SiteProfile, load_profile
+from toolkit.cluster.queue import Queue
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.cluster.scheduler import Scheduler, SchedulerReport
 from toolkit.cluster.submission import SubmissionError, recover_submissions, submit_arrays
@@ -76,7 +76,7 @@ def code(tmp_path: Path) -> Path:
     (tmp_path / "checkout" / "jobs").mkdir()
     (tmp_path / "checkout" / "jobs" / "__init__.py").touch()
     (tmp_path / "checkout" / "jobs" / "element.py").write_text(ELEMENT)
-    return take_code_snapshot(tmp_path, tmp_path / "checkout")
+    return take_code_snapshot(tmp_path, "", tmp_path / "checkout")
 
 
 @pytest.fixture
@@ -98,6 +98,10 @@ def arrays_of(
 
 def all_elements(submissions: Sequence[Submission]) -> list[str]:
     return [element for s in submissions for element in s.element_ids]
+
+
+def elements_of_tasks(submissions: Sequence[Submission]) -> dict[str, str]:
+    return Queue(submissions, SchedulerReport(), now_s=0.0).waiting_elements()
 
 
 def watch(

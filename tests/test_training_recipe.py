@@ -6,7 +6,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
 from toolkit.training import Objective, Optimizer, Recipe, RecipeError, Schedule
-from toolkit.training.descent import make_optimizer, make_scheduler, numbers_per_weight
+from toolkit.training.descent import make_optimizer, make_scheduler
 
 PLAIN = {
     "n_epochs": 60,
@@ -108,7 +108,7 @@ def test_as_many_numbers_are_counted_as_the_optimizer_keeps(kind):
         weight.grad = torch.ones(100)
         optimizer.step()
         kept = [v for v in optimizer.state[weight].values() if torch.is_tensor(v)]
-        assert numbers_per_weight(spec) == 3 + sum(v.numel() == 100 for v in kept)
+        assert spec.numbers_per_weight == 3 + sum(v.numel() == 100 for v in kept)
 
 
 def test_recipes_are_read_without_torch():

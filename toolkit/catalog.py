@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit import models
 from toolkit.atomic import atomic_path
 from toolkit.models import LayerInfo
 from toolkit.task import json_digest
+
+if TYPE_CHECKING:
+    from toolkit.models.network_spec import TrunkSpec
 
 PRETRAINED_OR_RANDOM = ("pretrained", "random")
 
@@ -42,6 +45,28 @@ class CatalogModel:
     layers: tuple[LayerInfo, ...]
 
 
+@dataclass(frozen=True)
+class CatalogTrunk:
+    """What planning needs of a network that is to be trained.
+
+    Parameters
+    ----------
+    shape
+        Of its output for one image.
+    n_stages
+        Stages with weights.
+    """
+
+    shape: tuple[int, ...]
+    n_stages: int
+
+
+@dataclass(frozen=True)
+class _Named:
+    library: str
+    name: str
+
+
 class Catalog:
     """Resolves names, patterns and layers; starts from the answers in ``path``, if there."""
 
@@ -64,6 +89,116 @@ class Catalog:
         if key not in self._answers:
             self._answers[key] = [asdict(m) for m in self._ask(library, pattern, weights, layers)]
         return [_model_from_json(raw) for raw in self._answers[key]]
+
+    def names(self, library: str, pattern: str) -> list[str]:
+        """The networks that a name or pattern stands for.
+
+        Raises
+        ------
+        toolkit.models.ModelError
+            If there is none; the message lists the nearest names.
+        """
+        key = json_digest(["names", library, pattern])
+        if key not in self._answers:
+            self._answers[key] = [{"name": name} for name in models.match_names(library, pattern)]
+        return [answer["name"] for answer in self._answers[key]]
+
+    def weights_digest(self, library: str, name: str, weights: str) -> str:
+        """What decides a network's weights, the seed apart; of a checkpoint its content.
+
+        Raises
+        ------
+        toolkit.models.ModelError, toolkit.models.WeightsUnavailableError
+            As :func:`toolkit.models.weights_digest`.
+        """
+        spec = models.ModelSpec(library, name, weights)
+        if weights not in PRETRAINED_OR_RANDOM:
+            return models.weights_digest(spec)
+        key = json_digest(["weights", library, name, weights])
+        if key not in self._answers:
+            self._answers[key] = [{"digest": models.weights_digest(spec)}]
+        return str(self._answers[key][0]["digest"])
+
+    def trunk(self, trunk: dict[str, Any]) -> CatalogTrunk:
+        """What a :data:`toolkit.models.network_spec.TrunkSpec`, as JSON values, gives.
+
+        Raises
+        ------
+        toolkit.models.ModelError
+            If it does not exist, cannot be cut as asked or does not run.
+        """
+        key = json_digest(["trunk", trunk])
+        if key not in self._answers:
+            from toolkit.models.trunks import n_trunk_stages, trunk_shape
+
+            spec = trunk_of(trunk)
+            answer = {"shape": list(trunk_shape(spec)), "n_stages": n_trunk_stages(spec)}
+            self._answers[key] = [answer]
+        (raw,) = self._answers[key]
+        return CatalogTrunk(tuple(raw["shape"]), raw["n_stages"])
+
+    def trained(
+        self, trunk: dict[str, Any], weights_digest: str, named: str, layers: str | tuple[str, ...]
+    ) -> CatalogModel:
+        """The requested layers of a trunk that has been trained, or will be.
+
+        Parameters
+        ----------
+        trunk
+            A :data:`toolkit.models.network_spec.TrunkSpec` as JSON values.
+        weights_digest
+            What decides the weights.
+        named
+            Its name in the results.
+        layers
+            As for :meth:`resolve`.
+
+        Raises
+        ------
+        toolkit.models.ModelError
+            As :meth:`trunk`, or if it has no such layer.
+        """
+        key = json_digest(["trained", trunk, layers])
+        if key not in self._answers:
+            from toolkit.models.trunks import trace_trunk, trunk_preprocessing
+
+            spec, request = trunk_of(trunk), layers if isinstance(layers, str) else list(layers)
+            library = trunk.get("library", trunk["kind"])
+            chosen = models.select_layers(trace_trunk(spec), request, _Named(library, named))
+            found = CatalogModel(named, "", trunk_preprocessing(spec).to_dict(), tuple(chosen))
+            self._answers[key] = [asdict(found)]
+        (raw,) = self._answers[key]
+        return replace(_model_from_json(raw), name=named, weights_digest=weights_digest)
+
+    @staticmethod
+    def trained_file(path: Path) -> tuple[dict[str, Any], str]:
+        """Trunk, as JSON values, and content hash of a network that another sweep trained.
+
+        Raises
+        ------
+        toolkit.models.ModelError
+            If there is none.
+        """
+        from toolkit.models.trained import trained_trunk, weights_digest_of
+
+        return trained_trunk(path).to_plain(), weights_digest_of(path)
+
+    def decoder_bytes(self, decoder: dict[str, Any], shape: tuple[int, ...], n_outputs: int) -> int:
+        """Bytes of a :class:`toolkit.models.network_spec.DecoderSpec`'s weights.
+
+        Raises
+        ------
+        toolkit.models.ModelError
+            If it needs maps, and the shape is not that of any.
+        """
+        key = json_digest(["decoder", decoder, shape, n_outputs])
+        if key not in self._answers:
+            from toolkit.models.decoders import decoder_bytes
+            from toolkit.models.network_spec import DecoderSpec
+
+            n_bytes = decoder_bytes(DecoderSpec.from_plain(decoder), shape, n_outputs)
+            self._answers[key] = [{"bytes": n_bytes}]
+        return int(self._answers[key][0]["bytes"])
 
     @staticmethod
     def _ask(
@@ -89,6 +224,19 @@ class Catalog:
         text = json.dumps({"versions": _library_versions(), "answers": self._answers})
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def trunk_of(plain: dict[str, Any]) -> TrunkSpec:
+    """A trunk from JSON values; what is trained has the layers of its untrained twin.
+
+    Raises
+    ------
+    toolkit.models.ModelError
+        If a key or value is wrong.
+    """
+    from toolkit.models.network_spec import NetworkSpec
+
+    return NetworkSpec.from_plain({"trunk": plain}).trunk
 
 
 def _library_versions() -> dict[str, str]:

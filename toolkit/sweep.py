@@ -69,8 +69,12 @@ def _parser() -> argparse.ArgumentParser:
             help="replace a value of the config: dataset.seed=1, models.0.weights=pretrained "
             "(repeatable)",
         )
-    run.add_argument("--detach", action="store_true", help="return at once, run on behind")
-    _add_verb_on_run(verbs, "status", "how far a run is, and why tasks wait or failed")
+    for verb in (run, plan):
+        verb.add_argument(
+            "--profile", metavar="SITE", help="of slurm/profiles, or a .yaml file (slurm)"
+        )
+    status = _add_verb_on_run(verbs, "status", "how far a run is, and why tasks wait or failed")
+    status.add_argument("--watch", action="store_true", help="go on showing it until it is over")
     logs = _add_verb_on_run(verbs, "logs", "the end of a task's log")
     logs.add_argument(
         "task", nargs="?", help="task id or part of its label; the latest log if left out"
@@ -85,7 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     for verb in (run, retry):
         verb.add_argument(
-            "--executor", choices=("inprocess", "local"), help="where jobs run; the config's"
+            "--executor",
+            choices=("inprocess", "local", "slurm"),
+            help="where jobs run; what the config says if left out",
+        )
+        verb.add_argument(
+            "--detach", action="store_true", help="return when all is submitted, or run on behind"
         )
     _add_verb_on_run(verbs, "cancel", "stop a run; what is done stays done")
     _add_verb_on_run(verbs, "collect", "write the result tables from what is there")

@@ -6,10 +6,12 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
+from functools import cached_property
 from typing import Any
 
 # Part of every id: raise it when a kind's code changes what the same parameters give.
-RESULT_VERSION = {"extract": 2, "encode": 1}
+RESULT_VERSION = {"extract": 2, "encode": 1, "train": 1, "probe": 1}
 
 
 class TaskKind(StrEnum):
@@ -17,13 +19,21 @@ class TaskKind(StrEnum):
 
     EXTRACT = "extract"
     ENCODE = "encode"
+    TRAIN = "train"
+    PROBE = "probe"
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether its tasks have rows in the result tables."""
+        return self in (TaskKind.ENCODE, TaskKind.TRAIN)
 
 
 class TaskState(StrEnum):
     """Where a task stands.
 
     ``DONE`` is decided by the task's published result alone; every other state is what the
-    run folder's records and the executor last witnessed.
+    run folder's records and the scheduler last witnessed. ``UNKNOWN`` is said where the scheduler
+    does not answer and the task itself gives no sign of life.
     """
 
     PENDING = "pending"
@@ -32,6 +42,7 @@ class TaskState(StrEnum):
     FAILED = "failed"
     BLOCKED = "blocked"
     CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
 
     @property
     def is_terminal(self) -> bool:
@@ -70,7 +81,7 @@ class Task:
     columns: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Kind and 12 hexadecimal digits: ``encode-4c54f1b0a9de``."""
         identity = {

@@ -6,6 +6,7 @@ import os
 import pwd
 import random
 import socket
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class ClusterShape:
     n_nodes: int = 3
     cpus_per_node: int = 4
     gpus_per_node: int = 2
-    memory_mb_per_node: int = 4000
+    memory_mb_per_node: int = 16_000
     has_accounting: bool = True
     max_array_size: int = 20_001
     min_job_age_s: int = 300
@@ -107,7 +108,7 @@ def check_socket_paths(folder: Path, shape: ClusterShape) -> None:
     if excess > 0:
         raise ClusterError(
             f"the folder's path is {excess} bytes too long for Unix sockets: {folder}; "
-            "give a shorter one, such as /tmp/slurm"
+            f"give a shorter one, such as {Path(tempfile.gettempdir()) / 'slurm'}"
         )
 
 

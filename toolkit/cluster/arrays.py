@@ -15,8 +15,8 @@ from typing import Literal
 
 from toolkit.cluster.batches import Batch
 from toolkit.cluster.chains import Chain, Job, chain_jobs, group_by_shape, pack_jobs
+from toolkit.cluster.job_request import JobRequest
 from toolkit.cluster.limits import ArrayLimits
-from toolkit.cluster.profiles import JobRequest
 from toolkit.task import TaskKind
 
 

@@ -31,7 +31,7 @@ class Batch:
 
 
 def make_batches(tasks: Sequence[Task], *, one_job_per_network: bool = False) -> list[Batch]:
-    """One job per extraction, and one for everything read from the same extraction.
+    """One job per training or extraction, and one for everything read from the same extraction.
 
     The read-outs of a layer share its Gram matrix and its eigenvectors, so they belong in one
     process. Jobs are ordered so that a network's read-outs follow its extraction.
@@ -46,9 +46,9 @@ def make_batches(tasks: Sequence[Task], *, one_job_per_network: bool = False) ->
     """
     groups: dict[tuple[TaskKind, frozenset[str]], list[Task]] = {}
     for task in tasks:
-        is_parent = task.kind is TaskKind.EXTRACT
-        network = frozenset({task.id}) if is_parent else frozenset(task.inputs)
-        kind = TaskKind.EXTRACT if one_job_per_network else task.kind
+        is_read_out = task.kind is TaskKind.ENCODE
+        network = frozenset(task.inputs) if is_read_out else frozenset({task.id})
+        kind = TaskKind.EXTRACT if one_job_per_network and is_read_out else task.kind
         groups.setdefault((kind, network), []).append(task)
     position = {task.id: i for i, task in enumerate(tasks)}
     batches = [
@@ -68,7 +68,8 @@ def _group_name(kind: TaskKind, members: Sequence[Task]) -> str:
 
 
 def _order(batch: Batch, position: dict[str, int]) -> tuple[int, int]:
-    first = min((position.get(task_id, 0) for task_id in batch.waits_for), default=None)
-    if first is None:
+    """After the last of those that it waits for, and before whatever comes after that."""
+    last = max((position.get(task_id, 0) for task_id in batch.waits_for), default=None)
+    if last is None:
         return position[batch.task_ids[0]], 0
-    return first, 1
+    return last, 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from toolkit.cluster.batches import Batch
-from toolkit.cluster.profiles import JobRequest
+from toolkit.cluster.job_request import JobRequest
 from toolkit.task import TaskKind
 
 

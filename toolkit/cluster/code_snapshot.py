@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("toolkit", "jobs")
+GIT_SHA_FILE = "git_sha"
 _DIGITS = 16
 
 
@@ -45,13 +46,15 @@ def _files(root: Path) -> Iterator[Path]:
     return (p for p in sorted(found) if p.is_file() and p.suffix != ".pyc")
 
 
-def take_code_snapshot(run_path: Path, root: Path | None = None) -> Path:
+def take_code_snapshot(run_path: Path, git_sha: str, root: Path | None = None) -> Path:
     """Copy the packages to ``code/<digest>`` of a run folder, unless that copy is there.
 
     Parameters
     ----------
     run_path
         The run folder.
+    git_sha
+        The commit, which the copy itself cannot tell; kept beside it.
     root
         The folder that holds the packages; where this process has them from if left out.
 
@@ -68,6 +71,7 @@ def take_code_snapshot(run_path: Path, root: Path | None = None) -> Path:
             shutil.copytree(
                 root / package, temporary / package, ignore=shutil.ignore_patterns("__pycache__")
             )
+        (temporary / GIT_SHA_FILE).write_text(git_sha, encoding="ascii")
         # The digest is of the copy: somebody may be editing the original.
         snapshot = folder / code_digest(temporary)
         if not snapshot.is_dir():

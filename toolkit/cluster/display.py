@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from functools import partial
 
@@ -13,13 +14,20 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from toolkit.cluster.queue import Queue
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.cluster.snapshot import TaskView, count_states, take_snapshot
 from toolkit.task import Task, TaskState
 
-_REFRESH_S = 0.5
 _PROGRESS_LINE_S = 10.0
 _MOST_ROWS = 20
+_URGENCY = (
+    TaskState.FAILED,
+    TaskState.UNKNOWN,
+    TaskState.BLOCKED,
+    TaskState.CANCELLED,
+    TaskState.PENDING,
+)
 _SHOWN_STATES = (
     TaskState.DONE,
     TaskState.RUNNING,
@@ -27,6 +35,7 @@ _SHOWN_STATES = (
     TaskState.FAILED,
     TaskState.BLOCKED,
     TaskState.CANCELLED,
+    TaskState.UNKNOWN,
 )
 
 
@@ -47,17 +56,45 @@ def stage_table(views: Sequence[TaskView]) -> Table:
     return table
 
 
-def reason_table(views: Sequence[TaskView]) -> Table | None:
-    """Every task that is neither done nor running, with the reason; None if there is none."""
-    waiting = [v for v in views if v.state not in (TaskState.DONE, TaskState.RUNNING)]
-    if not waiting:
+def reason_table(views: Sequence[TaskView], most: int | None = None) -> Table | None:
+    """Tasks that are neither done nor running, with the reason; None if there is none.
+
+    Parameters
+    ----------
+    views
+        All tasks.
+    most
+        Rows at most, those that somebody may have to do something about first; None for all.
+    """
+    rest = [v for v in views if v.state not in (TaskState.DONE, TaskState.RUNNING)]
+    if not rest:
         return None
+    rest.sort(key=lambda view: _URGENCY.index(view.state))
     table = Table(box=None, pad_edge=False)
     for heading in ("task", "state", "what", "why"):
         table.add_column(heading, overflow="fold")
-    for view in waiting:
+    for view in rest[:most]:
         table.add_row(view.task.id, str(view.state), view.task.label, view.reason)
+    if most is not None and len(rest) > most:
+        table.add_row("", "", f"and {len(rest) - most} more", "")
     return table
+
+
+def scheduler_line(queue: Queue, done: AbstractSet[str]) -> str:
+    """``40 jobs in Slurm's queue, 3 of them run; asked 4 s ago, 17 questions so far``."""
+    report = queue.report
+    elements = {e for task_id, e in queue.waiting_elements().items() if task_id not in done}
+    views = [report.views[e] for e in elements if e in report.views]
+    n_running = sum(view.state == "RUNNING" for view in views)
+    parts = [f"{len(elements)} jobs in Slurm's queue, {n_running} of them run"]
+    if report.answered_s is not None:
+        parts.append(f"it answered {time.time() - report.answered_s:.0f} s ago")
+    parts.append(f"{report.n_queries} questions so far")
+    if report.failure is not None:
+        parts.append(f"it does not answer: {report.failure.reason}")
+    if report.accounting_failure is not None:
+        parts.append(f"no accounting, the queue alone is asked: {report.accounting_failure.reason}")
+    return "; ".join(parts)
 
 
 def running_table(views: Sequence[TaskView]) -> Table | None:
@@ -81,8 +118,10 @@ def progress_text(view: TaskView) -> str:
 
 
 @contextmanager
-def following(run: RunFolder, tasks: Sequence[Task], console: Console) -> Iterator[None]:
-    """Show the run's progress while the body runs."""
+def following(
+    run: RunFolder, tasks: Sequence[Task], console: Console, refresh_s: float = 0.5
+) -> Iterator[None]:
+    """Show the run's progress, looked up every ``refresh_s`` seconds, while the body runs."""
     if console.is_terminal:
 
         def render() -> RenderableType:
@@ -90,11 +129,13 @@ def following(run: RunFolder, tasks: Sequence[Task], console: Console) -> Iterat
             parts = (stage_table(views), running_table(views))
             return Group(*(part for part in parts if part is not None))
 
-        with Live(get_renderable=render, console=console, refresh_per_second=2, transient=True):
+        with Live(
+            get_renderable=render, console=console, refresh_per_second=1 / refresh_s, transient=True
+        ):
             yield
         return
     say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
-    lines = _PlainLines(run, tasks, say)
+    lines = _PlainLines(run, tasks, say, refresh_s)
     stop = threading.Event()
     thread = threading.Thread(target=lines.follow, args=(stop,), daemon=True)
     thread.start()
@@ -109,15 +150,22 @@ def following(run: RunFolder, tasks: Sequence[Task], console: Console) -> Iterat
 class _PlainLines:
     """Prints a line when a task changes its state, and now and then its progress."""
 
-    def __init__(self, run: RunFolder, tasks: Sequence[Task], write: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        tasks: Sequence[Task],
+        write: Callable[[str], None],
+        refresh_s: float,
+    ) -> None:
         self._run = run
         self._tasks = tasks
         self._write = write
+        self._refresh_s = refresh_s
         self._states = {view.task.id: view.state for view in take_snapshot(run, tasks)}
         self._progress_s: dict[str, float] = {}
 
     def follow(self, stop: threading.Event) -> None:
-        while not stop.wait(_REFRESH_S):
+        while not stop.wait(self._refresh_s):
             self.look()
 
     def look(self) -> None:

@@ -47,7 +47,7 @@ _BY_ERROR_CLASS = {
     "checkpoint_of_another_config": FailureClass.BAD_DATA,
 }
 # Said by a process that was told to stop, or by one who found it gone: others know better why.
-_SECOND_HAND = {"", "cancelled", "killed", "timeout", "preempted", "unknown"}
+_SECOND_HAND = {"", "cancelled", "interrupted", "killed", "timeout", "preempted", "unknown"}
 
 _BY_STATE = {
     "OUT_OF_MEMORY": FailureClass.OUT_OF_MEMORY,
@@ -95,7 +95,7 @@ def classify(view: SchedulerView | None, attempt: Attempt | None, log_tail: str)
         then the scheduler, then the log.
     """
     said = attempt.error_class if attempt is not None else ""
-    if said not in _SECOND_HAND:
+    if says_why(attempt):
         return _of_error_class(said)
     if view is not None and view.is_blocked:
         return FailureClass.BLOCKED
@@ -106,7 +106,14 @@ def classify(view: SchedulerView | None, attempt: Attempt | None, log_tail: str)
             return failure
     if view is not None and view.state == "CANCELLED":
         return FailureClass.CANCELLED
+    if said == "interrupted":
+        return FailureClass.PREEMPTED
     return FailureClass(said) if said in set(FailureClass) else FailureClass.UNKNOWN
+
+
+def says_why(attempt: Attempt | None) -> bool:
+    """Whether a task's own record names a reason, not only that it was told to stop."""
+    return attempt is not None and attempt.error_class not in _SECOND_HAND
 
 
 def _of_error_class(name: str) -> FailureClass:

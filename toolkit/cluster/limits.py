@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import getpass
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from toolkit.cluster.commands import SlurmCommandError, slurm_output
 from toolkit.cluster.profiles import SiteProfile
 from toolkit.task import TaskKind
+
+KEEPER_SUFFIX = ".keeper"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class ArrayLimits:
     max_array_size: int
     max_submit: int | None = None
     n_queued: int = 0
+
+    def without(self, n_jobs: int) -> ArrayLimits:
+        """The same with room for so many other jobs left free, at least one for these."""
+        if self.max_submit is None:
+            return self
+        return replace(self, max_submit=max(1, self.max_submit - n_jobs))
 
     def __post_init__(self) -> None:
         if self.max_array_size < 1 or (self.max_submit is not None and self.max_submit < 1):
@@ -81,4 +89,6 @@ def _accounting(entity: str, which: str, columns: str) -> list[list[str]]:
 
 
 def _n_queued() -> int:
-    return len(slurm_output(["squeue", "--noheader", "--array", "--me", "--format=%i"]).split())
+    """Keepers apart: room is left for them."""
+    names = slurm_output(["squeue", "--noheader", "--array", "--me", "--format=%j"]).split()
+    return sum(not name.endswith(KEEPER_SUFFIX) for name in names)

@@ -5,14 +5,12 @@ The file says what each element does and is written before ``sbatch``; the id is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from toolkit.cluster.profiles import JobRequest
+from toolkit.cluster.job_request import JobRequest
 from toolkit.cluster.run_folder import RunFolder, write_text
 from toolkit.task import TaskKind
 
@@ -35,6 +33,10 @@ class Submission:
         Digest of the code the jobs must run.
     written
         When, UTC (ISO 8601).
+    time_limit_s
+        A warning so long after a job's start, seconds, is that of its time limit.
+    timeouts_allowed
+        How often a job goes on after its time limit.
     is_canary
         Whether others wait for it only to see that their like works at all.
     array_id
@@ -48,6 +50,8 @@ class Submission:
     elements: tuple[tuple[str, ...], ...]
     code: str
     written: str
+    time_limit_s: float = 0.0
+    timeouts_allowed: int = 0
     is_canary: bool = False
     array_id: str = ""
 
@@ -59,9 +63,6 @@ class Submission:
     def element_ids(self) -> list[str]:
         """Of all elements; empty while the array's id is not recorded."""
         return [self.element_id(i) for i in range(len(self.elements))] if self.array_id else []
-
-
-_SUBMISSIONS = TypeAdapter(Submission)
 
 
 def manifest_path(run: RunFolder, name: str) -> Path:
@@ -78,13 +79,23 @@ def write_manifest(run: RunFolder, submission: Submission) -> Path:
     """Record a submission, but not the array's id."""
     path = manifest_path(run, submission.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, _SUBMISSIONS.dump_json(submission, exclude={"array_id"}).decode())
+    values = asdict(submission)
+    del values["array_id"]
+    write_text(path, json.dumps(values))
     return path
 
 
 def read_manifest(path: Path) -> Submission:
     """One submission, with the array's id if that is recorded."""
-    submission = _SUBMISSIONS.validate_json(path.read_bytes())
+    raw = json.loads(path.read_bytes())
+    submission = Submission(
+        **{
+            **raw,
+            "kind": TaskKind(raw["kind"]),
+            "request": JobRequest.from_dict(raw["request"]),
+            "elements": tuple(map(tuple, raw["elements"])),
+        }
+    )
     with suppress(FileNotFoundError):
         array_id = _id_path(path).read_text(encoding="utf-8")
         submission = replace(submission, array_id=array_id)
@@ -99,19 +110,10 @@ def read_submissions(run: RunFolder) -> list[Submission]:
 
 def record_array_id(manifest: Path, array_id: str) -> None:
     """Record Slurm's id of the array; a running element may do it too."""
-    write_text(_id_path(manifest), array_id)
+    path = _id_path(manifest)
+    if not path.is_file():
+        write_text(path, array_id)
 
 
 def _id_path(manifest: Path) -> Path:
     return manifest.with_suffix(".id")
-
-
-def elements_of_tasks(submissions: Iterable[Submission]) -> dict[str, str]:
-    """For each task, the id of the element to which it was given last."""
-    return {
-        task_id: submission.element_id(index)
-        for submission in submissions
-        if submission.array_id
-        for index, task_ids in enumerate(submission.elements)
-        for task_id in task_ids
-    }

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_core import ErrorDetails
 
+from toolkit.cluster.job_request import JobRequest
+from toolkit.cluster.retries import RetryPolicy
 from toolkit.task import TaskKind
 from toolkit.yaml_source import ConfigError, Source, nearest
 
 PROFILES_FOLDER = Path(__file__).resolve().parents[2] / "slurm" / "profiles"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class JobRequest:
-    """What one job asks for.
-
-    Parameters
-    ----------
-    n_cpus, n_gpus
-        Cores and GPUs, on one node.
-    memory_gb
-        Memory, GB.
-    timeout_min
-        Time limit, minutes.
-    exclude
-        Nodes it must not run on.
-    """
-
-    n_cpus: int
-    n_gpus: int
-    memory_gb: float
-    timeout_min: int
-    exclude: tuple[str, ...] = ()
 
 
 class _Section(BaseModel):
@@ -67,6 +46,12 @@ class StageProfile(_Section):
     max_running: PositiveInt | None = Field(
         default=None, description="Jobs of one array that run at the same time; no bound if null."
     )
+    gpus: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="GPUs of a job whose config leaves that open."
+    )
+    cpus: PositiveInt = Field(
+        default=4, description="Cores of a job whose config leaves that open."
+    )
     tasks_per_job: PositiveInt = Field(
         default=1, description="Tasks that share a job, one after the other, where they are small."
     )
@@ -93,13 +78,22 @@ class SiteProfile(_Section):
     min_query_interval_s: PositiveFloat = Field(
         default=30.0, description="Least seconds between two questions to the scheduler."
     )
+    keeper_interval_s: PositiveInt | None = Field(
+        default=600,
+        description="How often a job of the run looks after it while no command watches; null: "
+        "never, and failed tasks wait for somebody.",
+    )
+    retries: RetryPolicy = Field(
+        default=RetryPolicy(), description="How often a task is tried again, by class of failure."
+    )
     default: StageProfile = Field(default=StageProfile(), description="All stages.")
     extract: StageProfile = Field(default=StageProfile(), description="Feature extraction.")
     encode: StageProfile = Field(default=StageProfile(), description="Read-outs.")
+    train: StageProfile = Field(default=StageProfile(), description="Training.")
 
     def stage(self, kind: TaskKind) -> StageProfile:
-        """A stage's own settings over those of ``default``."""
-        own: StageProfile = getattr(self, kind)
+        """A stage's own settings over those of ``default``; not every kind of task has some."""
+        own: StageProfile = getattr(self, kind, self.default)
         return self.default.model_copy(update={k: getattr(own, k) for k in own.model_fields_set})
 
     @property
@@ -182,25 +176,55 @@ def submitit_parameters(
         "constraint": stage.constraint,
         "gres": stage.gres.format(n=request.n_gpus) if request.n_gpus else None,
         "exclude": ",".join(exclude) or None,
+        "nodes": request.n_nodes,
         "cpus_per_task": request.n_cpus,
         "mem": f"{round(request.memory_gb * 1024)}MB",
         "time": request.timeout_min,
         "signal_delay_s": profile.signal_delay_s,
-        "setup": _setup(stage, request),
-        # From 22.05 on, srun no longer takes the number from the job.
-        "srun_args": [f"--cpus-per-task={request.n_cpus}"],
+        "setup": setup_lines(stage, request.n_cpus),
+        # From 22.05 on, srun no longer takes the number of cores from the job.
+        "srun_args": ["--nodes=1", "--ntasks=1", f"--cpus-per-task={request.n_cpus}"],
         "stderr_to_stdout": True,
         "wckey": None,
         "additional_parameters": {**restart, "kill-on-invalid-dep": "yes"},
     }
 
 
-def _setup(stage: StageProfile, request: JobRequest) -> list[str]:
-    lines = [*stage.setup, *(f"export {name}={request.n_cpus}" for name in _THREAD_VARIABLES)]
-    if stage.scratch:
-        lines += [
-            f'export TMPDIR="{stage.scratch}/toolkit-$SLURM_JOB_ID"',
-            'mkdir -p "$TMPDIR"',
-            "trap 'rm -rf -- \"$TMPDIR\"' EXIT",
-        ]
-    return lines
+def worker_directives(profile: SiteProfile, kind: TaskKind) -> list[str]:
+    """Where the jobs of a stage's Dask workers go, as options of ``sbatch``."""
+    stage = profile.stage(kind)
+    options = {
+        "partition": stage.partition,
+        "account": stage.account,
+        "qos": stage.qos,
+        "constraint": stage.constraint,
+        "exclude": ",".join(stage.exclude) or None,
+    }
+    restart = "--requeue" if stage.requeue else "--no-requeue"
+    given = [f"--{key}={shlex.quote(value)}" for key, value in options.items() if value]
+    return [*given, restart]
+
+
+def setup_lines(stage: StageProfile, n_cpus: int) -> list[str]:
+    """Shell lines before the Python of a job: the site's own, threads, scratch."""
+    threads = [f"export {name}={n_cpus}" for name in _THREAD_VARIABLES]
+    return [*stage.setup, *threads, *scratch_lines(stage, "$SLURM_JOB_ID")]
+
+
+def scratch_lines(stage: StageProfile, owner: str) -> list[str]:
+    """Shell lines that make a ``TMPDIR`` on the node and remove it at the end; maybe none.
+
+    Parameters
+    ----------
+    stage
+        Whose scratch folder it is made in.
+    owner
+        What its name ends in; may hold $VARIABLES.
+    """
+    if not stage.scratch:
+        return []
+    return [
+        f'export TMPDIR="{stage.scratch}/toolkit-{owner}"',
+        'mkdir -p "$TMPDIR"',
+        "trap 'rm -rf -- \"$TMPDIR\"' EXIT",
+    ]

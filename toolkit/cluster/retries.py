@@ -35,7 +35,9 @@ class RetryPolicy(BaseModel):
     disk_full: Budget = Field(default=0, description="No space, or no quota, is left.")
     weights_unavailable: Budget = Field(default=1, description="A download failed.")
     cancelled: Budget = Field(default=0, description="Somebody stopped it.")
-    blocked: Budget | None = Field(default=None, description="It was not tried at all.")
+    blocked: Budget | None = Field(
+        default=20, description="It was not tried: what its job waited for failed, or came first."
+    )
     unknown: Budget = Field(default=1, description="Anything else.")
     stop_family: tuple[FailureClass, ...] = Field(
         default=(FailureClass.IMPORT_ERROR,),

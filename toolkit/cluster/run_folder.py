@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +25,15 @@ from toolkit.task import Task, TaskKind, TaskState
 
 HEARTBEAT_S = 20.0
 _MISSED_HEARTBEATS = 4
+_LOCK_POLL_S = 0.1
+_PLAN_END = "]}"
 
-_RESULT_SUFFIX = {TaskKind.EXTRACT: ".json", TaskKind.ENCODE: ".parquet"}
+_RESULT_SUFFIX = {
+    TaskKind.EXTRACT: ".json",
+    TaskKind.ENCODE: ".parquet",
+    TaskKind.TRAIN: ".parquet",
+    TaskKind.PROBE: ".json",
+}
 
 
 class RunFolderError(RuntimeError):
@@ -56,6 +64,8 @@ class Attempt:
         Progress within the task.
     error_class, error_message
         Why it failed.
+    n_timeouts
+        How often the job's time limit ended a try, after which it was continued.
     """
 
     task_id: str
@@ -71,6 +81,12 @@ class Attempt:
     n_total: int = 0
     error_class: str = ""
     error_message: str = ""
+    n_timeouts: int = 0
+
+    @property
+    def element(self) -> str:
+        """The element of a job array in which it was made: ``job`` without the count."""
+        return self.job.partition(".")[0]
 
 
 def process_is_alive(pid: int, started_s: float) -> bool:
@@ -147,6 +163,27 @@ class RunFolder:
         """The cached Gram matrix of one layer, with the sums of its rows."""
         return self.path / "grams" / extract_id / f"{layer}.npz"
 
+    @property
+    def images_folder(self) -> Path:
+        """Images decoded for training."""
+        return self.path / "images"
+
+    def checkpoints_path(self, task_id: str) -> Path:
+        """The folder of a training that is not done."""
+        return self.path / "checkpoints" / task_id
+
+    def network_path(self, task_id: str) -> Path:
+        """The weights that a training gave."""
+        return self.path / "networks" / task_id / "weights.safetensors"
+
+    def curve_path(self, task_id: str) -> Path:
+        """What a training measured in each epoch."""
+        return self.path / "curves" / f"{task_id}.parquet"
+
+    def predictions_path(self, task_id: str) -> Path:
+        """Responses predicted for images that have none."""
+        return self.path / "predictions" / f"{task_id}.parquet"
+
     def result_path(self, task_id: str) -> Path:
         """The file whose appearance means that the task is done."""
         kind = TaskKind(task_id.split("-", 1)[0])
@@ -184,14 +221,34 @@ class RunFolder:
         return (self.path / "states").is_dir() and (self.path / "results").is_dir()
 
     def write_plan(self, tasks: Sequence[Task], summary: dict[str, Any]) -> None:
-        """Record the tasks, and what else there is to know of the plan."""
-        plan = {**summary, "tasks": [task.to_dict() for task in tasks]}
-        write_text(self.plan_path, json.dumps(plan, separators=(",", ":")))
+        """Record the tasks, and what else there is to know of the plan.
+
+        The file is JSON with the summary in its first line and a line for each task, so that a
+        job finds its own among thousands without reading the others.
+        """
+        head = _to_json({**summary, "tasks": []}).removesuffix(_PLAN_END)
+        lines = ",\n".join(_to_json(task.to_dict()) for task in tasks)
+        write_text(self.plan_path, f"{head}\n{lines}\n{_PLAN_END}\n")
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary given to :meth:`write_plan`."""
-        plan = self._read_plan()
-        return {key: value for key, value in plan.items() if key != "tasks"}
+        """The summary given to :meth:`write_plan`.
+
+        Raises
+        ------
+        RunFolderError
+            If the plan is damaged, or written by another version.
+        """
+        with self.plan_path.open(encoding="utf-8") as plan:
+            head = plan.readline()
+        try:
+            summary = dict(json.loads(head + _PLAN_END))
+        except ValueError as error:
+            raise RunFolderError(
+                f"{self.plan_path} is damaged or was written by another version; "
+                "run the sweep again to write it anew"
+            ) from error
+        del summary["tasks"]
+        return summary
 
     def task(self, task_id: str) -> Task:
         """One planned task."""
@@ -201,13 +258,18 @@ class RunFolder:
         """Every planned task, parents before children."""
         return list(self._tasks_by_id().values())
 
-    def _read_plan(self) -> dict[str, Any]:
-        return dict(json.loads(self.plan_path.read_text(encoding="utf-8")))
+    def find_tasks(self, task_ids: Sequence[str]) -> list[Task]:
+        """Those of these tasks that are planned; no others are read."""
+        plan = self.plan_path.read_bytes()
+        starts = (plan.find(b'\n{"id":"%s"' % task_id.encode()) + 1 for task_id in task_ids)
+        lines = (plan[start : plan.index(b"\n", start)] for start in starts if start)
+        return [Task.from_dict(json.loads(line.removesuffix(b","))) for line in lines]
 
     def _tasks_by_id(self) -> dict[str, Task]:
         written_ns = self.plan_path.stat().st_mtime_ns
         if self._tasks is None or self._tasks[0] != written_ns:
-            tasks = map(Task.from_dict, self._read_plan()["tasks"])
+            plan = json.loads(self.plan_path.read_bytes())
+            tasks = map(Task.from_dict, plan["tasks"])
             self._tasks = (written_ns, {task.id: task for task in tasks})
         return self._tasks[1]
 
@@ -255,7 +317,8 @@ class RunFolder:
             pid=os.getpid(),
             process_started_s=psutil.Process().create_time(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
-            job=_scheduler_job(),
+            job=scheduler_job(),
+            n_timeouts=last.n_timeouts if last else 0,
         )
         self.record(attempt)
         return attempt
@@ -314,7 +377,8 @@ class RunFolder:
         """Let a task that failed or was cancelled be tried again; attempts go on counting."""
         attempt = self.attempt(task_id)
         if attempt is not None:
-            self.record(replace(attempt, state=TaskState.PENDING, error_class="", error_message=""))
+            fresh = replace(attempt, error_class="", error_message="", n_timeouts=0)
+            self.record(replace(fresh, state=TaskState.PENDING))
 
     def forget_attempt(self, task_id: str) -> None:
         """Drop the record: the result has been published, or the task is to start afresh."""
@@ -323,8 +387,13 @@ class RunFolder:
     # One owner at a time
 
     @contextmanager
-    def owned(self) -> Iterator[None]:
+    def owned(self, wait_s: float = 0.0) -> Iterator[None]:
         """Hold the run for this process.
+
+        Parameters
+        ----------
+        wait_s
+            How long to wait for another that holds it.
 
         Raises
         ------
@@ -332,12 +401,15 @@ class RunFolder:
             If another living process holds it; the message names it.
         """
         with (self.path / "owner.json").open("a+", encoding="utf-8") as file:
-            _lock(file, self.path)
+            _lock(file, self.path, time.monotonic() + wait_s)
             file.seek(0)
             file.truncate()
             json.dump(_this_process(), file)
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                file.truncate(0)
 
     def owner(self) -> dict[str, Any] | None:
         """Host, pid and start time of the process that holds the run, if one does."""
@@ -350,7 +422,11 @@ class RunFolder:
         return owner if alive else None
 
 
-def _scheduler_job() -> str:
+def _to_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def scheduler_job() -> str:
     """Slurm's id of the job this process belongs to, with the count of its requeues."""
     variables = os.environ
     array, index = variables.get("SLURM_ARRAY_JOB_ID"), variables.get("SLURM_ARRAY_TASK_ID")
@@ -367,19 +443,27 @@ def _this_process() -> dict[str, Any]:
     }
 
 
-def _lock(file: IO[str], run: Path) -> None:
+def _lock(file: IO[str], run: Path, limit_s: float) -> None:
     import fcntl
 
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
+    while True:
         try:
-            owner = json.loads(file.read())
-            who = f"process {owner['pid']} on {owner['host']}"
-        except (ValueError, KeyError):
-            who = "another process"
-        raise RunFolderError(
-            f"{run} is being run by {who}; watch it with 'python -m toolkit.sweep status {run}' "
-            "or stop it with 'cancel'"
-        ) from error
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() < limit_s:
+                time.sleep(_LOCK_POLL_S)
+                continue
+            raise RunFolderError(
+                f"{run} is being run by {_owner_text(file)}; watch it with "
+                f"'python -m toolkit.sweep status {run}' or stop it with 'cancel'"
+            ) from error
+        return
+
+
+def _owner_text(file: IO[str]) -> str:
+    file.seek(0)
+    try:
+        owner = json.loads(file.read())
+        return f"process {owner['pid']} on {owner['host']}"
+    except (ValueError, KeyError):
+        return "another process"

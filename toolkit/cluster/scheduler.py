@@ -206,26 +206,6 @@ def _following(view: SchedulerView, before: SchedulerView | None, now_s: float) 
     return replace(view, restarts=restarts, since_s=before.since_s if is_same else now_s)
 
 
-def in_queue(elements: Mapping[str, str], report: SchedulerReport, now_s: float) -> dict[str, str]:
-    """Tasks whose elements are still to run, or run.
-
-    Parameters
-    ----------
-    elements
-        For each task, the element to which it was given last.
-    report
-        What the scheduler said. Elements about which it was not asked yet count as queued.
-    now_s
-        Seconds since the epoch.
-    """
-    return {
-        task_id: element
-        for task_id, element in elements.items()
-        if element not in report.unknown_since_s
-        and not (element in report.views and report.views[element].is_over(now_s))
-    }
-
-
 def _ask_queue(elements: Collection[str]) -> dict[str, SchedulerView]:
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={_arrays(elements)}"]
     try:

@@ -35,6 +35,8 @@ from toolkit.cluster.manifests import (
 from toolkit.cluster.profiles import SiteProfile, submitit_parameters
 from toolkit.cluster.run_folder import RunFolder
 
+# Slurm may warn a minute before the asked moment, and a job takes a while to start.
+_EARLY_S = 90.0
 _ELEMENT_MODULE = "jobs.element"
 # Words of sbatch, and the key that they are about.
 _HINTS = (
@@ -105,6 +107,8 @@ def _submit(
         elements=tuple(map(tuple, array.task_ids)),
         code=code.name,
         written=datetime.now(UTC).isoformat(),
+        time_limit_s=60 * array.request.timeout_min - profile.signal_delay_s - _EARLY_S,
+        timeouts_allowed=profile.retries.timeout,
         is_canary=array.is_canary,
     )
     manifest = write_manifest(run, submission)
@@ -133,7 +137,7 @@ def _sbatch(
     command = f"{python} -u -P -m {_ELEMENT_MODULE} {' '.join(arguments)}"
     run.jobs_folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _outside_of_jobs(), redirect_stderr(StringIO()):  # submitit prints what it raises
+        with outside_of_jobs(), redirect_stderr(StringIO()):  # submitit prints what it raises
             executor = SlurmExecutor(run.jobs_folder)
             executor.update_parameters(
                 **parameters,
@@ -149,7 +153,7 @@ def _sbatch(
 
 
 @contextmanager
-def _outside_of_jobs() -> Iterator[None]:
+def outside_of_jobs() -> Iterator[None]:
     """An environment in which a job can submit jobs to the same cluster."""
     configuration = os.environ.get("SLURM_CONF")
     with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold, LeaveOneGroupOut, StratifiedShuffleSplit
 
 from toolkit.encoding.errors import ProtocolError
 
@@ -49,6 +48,8 @@ def outer_splits(
     kind = protocol.get("kind")
     if kind == "fixed":
         return [(_named(splits, protocol["train"]), _named(splits, protocol["test"]))]
+    from sklearn.model_selection import KFold, LeaveOneGroupOut
+
     if kind == "kfold":
         n_splits = protocol["n_splits"]
         if not 2 <= n_splits <= n_stimuli:
@@ -71,6 +72,8 @@ def outer_splits(
 def _stratified(
     protocol: Mapping[str, Any], n_stimuli: int, objects: NDArray[np.str_]
 ) -> list[Split]:
+    from sklearn.model_selection import StratifiedShuffleSplit
+
     shuffle = StratifiedShuffleSplit(
         protocol["n_splits"], train_size=protocol["train_size"], random_state=protocol["seed"]
     )

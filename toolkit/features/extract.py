@@ -79,8 +79,9 @@ def extract(
     versions; a finished one does nothing.
 
     Memory does not grow with the number of images: beside the forward pass, one encoded row block
-    of a layer; where features are buffered (on a GPU, or where a batch is smaller than a row
-    block), two buffers of max(row block, batch) x all features; and the images of four batches.
+    of a layer, and up to 512 MiB of encoded features that wait for the disk; where features are
+    buffered (on a GPU, or where a batch is smaller than a row block), two buffers of
+    max(row block, batch) x all features; and the images of four batches.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ of at most ``MAX_CHUNK_FEATURES`` features, each compressed and followed by its 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +45,7 @@ def rows_of(block: int, n_stimuli: int, block_rows: int) -> slice:
     return slice(block * block_rows, min((block + 1) * block_rows, n_stimuli))
 
 
+@lru_cache
 def chunk_features(n_features: int) -> int:
     """Features in a chunk: the widest exact division, or else equal chunks with little padding."""
     if n_features <= MAX_CHUNK_FEATURES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import ShuffleSplit
 
 from toolkit.metrics.errors import MetricError
 from toolkit.metrics.regression import pearson_r_pairwise
@@ -50,6 +49,8 @@ def split_half_ceiling(
     MetricError
         If there are not three axes, or fewer than two repetitions.
     """
+    from sklearn.model_selection import ShuffleSplit
+
     if np.ndim(repetitions) != 3:
         raise MetricError(
             f"repetitions have shape {np.shape(repetitions)}: "

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from toolkit.metrics.errors import MetricError
 from toolkit.metrics.regression import pearson_r
@@ -87,6 +86,8 @@ def bootstrap_interval(
     MetricError
         If there are not one or two axes, no split, or an argument is out of range.
     """
+    from scipy import stats
+
     over_neurons = _reduction(statistic)
     scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     if scores.ndim != 2 or len(scores) == 0:
@@ -151,6 +152,8 @@ def permutation_p_value(
         If the shapes differ or are not of two axes, there is no image, or an argument is out of
         range.
     """
+    from scipy import stats
+
     over_neurons = _reduction(statistic)
     _check_count("n_permutations", n_permutations)
     y, p = np.asarray(y, dtype=np.float64), np.asarray(p, dtype=np.float64)

@@ -21,13 +21,14 @@ from toolkit.models.spec import (
 
 if TYPE_CHECKING:
     from toolkit.models.layers import output_tensor, trace_layers
-    from toolkit.models.network import Network, load_network, weights_digest
+    from toolkit.models.network import Network, fetch_weights, load_network, weights_digest
     from toolkit.models.preprocessing import Preprocessing, preprocessing_of
 
 _TORCH_MODULES = {
     "output_tensor": "layers",
     "trace_layers": "layers",
     "Network": "network",
+    "fetch_weights": "network",
     "load_network": "network",
     "weights_digest": "network",
     "Preprocessing": "preprocessing",
@@ -42,6 +43,7 @@ __all__ = [
     "Network",
     "Preprocessing",
     "WeightsUnavailableError",
+    "fetch_weights",
     "load_network",
     "match_names",
     "model_names",

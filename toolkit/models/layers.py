@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -76,16 +76,40 @@ def trace_layers(spec: ModelSpec) -> list[LayerInfo]:
 
 @lru_cache(maxsize=256)
 def _trace(spec: ModelSpec) -> tuple[LayerInfo, ...]:
-    height, width = preprocessing_of(spec).input_px
+    named = f"{spec.library} network {spec.name!r}"
+    return traced(partial(build, spec), preprocessing_of(spec).input_px, named)
+
+
+def traced(
+    builder: Callable[[], nn.Module], input_px: tuple[int, int], named: str
+) -> tuple[LayerInfo, ...]:
+    """The layers of what ``builder`` builds, as :func:`trace_layers` gives them.
+
+    Parameters
+    ----------
+    builder
+        Builds the network with whatever weights; it is called under a context that allocates them
+        on the meta device.
+    input_px
+        Height and width of its images.
+    named
+        What errors call it.
+
+    Raises
+    ------
+    ModelError
+        If it runs on neither device.
+    """
+    height, width = input_px
     try:
-        outputs = _trace_on(spec, (_META_BATCH, 3, height, width), "meta")
+        outputs = _trace_on(builder, (_META_BATCH, 3, height, width), "meta")
     except Exception:  # whatever a network does that has no meta implementation
         try:
-            outputs = _trace_on(spec, (_CPU_BATCH, 3, height, width), "cpu")
+            outputs = _trace_on(builder, (_CPU_BATCH, 3, height, width), "cpu")
         except Exception as error:
             raise ModelError(
-                f"{spec.library} network {spec.name!r} does not run on an image of "
-                f"{height} x {width} px: {type(error).__name__}: {error}"
+                f"{named} does not run on an image of {height} x {width} px: "
+                f"{type(error).__name__}: {error}"
             ) from error
     last = max(len(outputs) - 1, 1)
     return tuple(
@@ -96,14 +120,19 @@ def _trace(spec: ModelSpec) -> tuple[LayerInfo, ...]:
 
 def untrained(spec: ModelSpec, device: str) -> nn.Module:
     """The network in evaluation mode as its library initialises it; on "meta" without values."""
+    return built_on(partial(build, spec), device)
+
+
+def built_on(builder: Callable[[], nn.Module], device: str) -> nn.Module:
+    """What ``builder`` builds, in evaluation mode; on "meta" without values."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         with _WeightsOn(device):
-            network = build(spec)
+            network = builder()
         return network.eval().to(device)
 
 
 def _trace_on(
-    spec: ModelSpec, input_shape: tuple[int, ...], device: str
+    builder: Callable[[], nn.Module], input_shape: tuple[int, ...], device: str
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     """Run the untrained network once; shape and class by name, in the order of last finishing."""
     outputs: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -117,7 +146,7 @@ def _trace_on(
 
         return record
 
-    network = untrained(spec, device)
+    network = built_on(builder, device)
     for name, module in network.named_modules():
         if name:
             # TorchScript modules refuse the method of their own, yet run hooks.

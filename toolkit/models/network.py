@@ -82,6 +82,17 @@ def weights_digest(spec: ModelSpec) -> str:
     return f"pretrained:{config.architecture}.{config.tag or ''}".rstrip(".")
 
 
+def fetch_weights(spec: ModelSpec) -> None:
+    """Bring the weights into the cache, so that a machine without network finds them there.
+
+    Raises
+    ------
+    ModelError, WeightsUnavailableError
+        As :func:`load_network`.
+    """
+    _weights_path(spec)
+
+
 def _weights_path(spec: ModelSpec) -> Path | None:
     if spec.library == "pixels" or spec.weights == "random":
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -38,14 +38,30 @@ class Plain:
         try:
             return TypeAdapter(cls).validate_json(json.dumps(plain), strict=True)
         except ValidationError as error:
-            lines = [_complaint(detail["loc"], detail["msg"]) for detail in error.errors()]
-            keys = ", ".join(cls.__dataclass_fields__)
+            lines = [f"{'.'.join(map(str, path))}: {text}" for path, text in _complaints(error)]
+            keys = ", ".join(cls.keys())
             raise cls.refusal(f"{cls.__name__}: {'; '.join(lines)} (its keys: {keys})") from error
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Names of its fields."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def problems(cls, plain: Mapping[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
+        """What :meth:`from_plain` would refuse: paths in ``plain``, and what is wrong there."""
+        try:
+            TypeAdapter(cls).validate_json(json.dumps(plain), strict=True)
+        except ValidationError as error:
+            return _complaints(error)
+        return []
 
     def to_plain(self) -> dict[str, Any]:
         """All of it as JSON values; :meth:`from_plain` reads them back."""
         return json.loads(json.dumps(asdict(self)))
 
 
-def _complaint(path: tuple[int | str, ...], message: str) -> str:
-    return f"{'.'.join(map(str, path))}: {message.removeprefix('Value error, ')}"
+def _complaints(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
+    return [
+        (detail["loc"], detail["msg"].removeprefix("Value error, ")) for detail in error.errors()
+    ]

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import takewhile
+from typing import Protocol
 
-from toolkit.models.spec import LayerError, LayerInfo, ModelSpec
+from toolkit.models.spec import LayerError, LayerInfo
 
 # A container is looked into when its children's outputs step down through at least this many
 # resolutions: a whole trunk does, one stage with the step down to it does not.
@@ -24,8 +25,20 @@ _CLASSIFIERS = frozenset({"fc", "classifier", "head", "heads", "last_linear"})
 _PASSING_ON = re.compile(r"Drop|StochasticDepth|Identity|Flatten|Permute")
 
 
+class NamedNetwork(Protocol):
+    """What errors call a network: a :class:`~toolkit.models.ModelSpec`, for one."""
+
+    @property
+    def library(self) -> str:
+        """Where it comes from."""
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+
+
 def select_layers(
-    layers: Sequence[LayerInfo], request: str | Sequence[str], spec: ModelSpec
+    layers: Sequence[LayerInfo], request: str | Sequence[str], spec: NamedNetwork
 ) -> list[LayerInfo]:
     """Choose from a network's traced layers; always in execution order, each once.
 
@@ -57,7 +70,7 @@ def select_layers(
     return [layer for layer in layers if layer.name in chosen]
 
 
-def _matching(layers: Sequence[LayerInfo], pattern: str, spec: ModelSpec) -> list[str]:
+def _matching(layers: Sequence[LayerInfo], pattern: str, spec: NamedNetwork) -> list[str]:
     names = [layer.name for layer in layers]
     if pattern in names:
         return [pattern]
@@ -76,7 +89,7 @@ def _leaves(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
     return [layer for layer in layers if layer.name not in parents]
 
 
-def _stages(layers: Sequence[LayerInfo], spec: ModelSpec) -> list[LayerInfo]:
+def _stages(layers: Sequence[LayerInfo], spec: NamedNetwork) -> list[LayerInfo]:
     classifiers = _classifiers(spec)
     body = list(takewhile(lambda layer: layer.name.split(".")[0] not in classifiers, layers))
     trunk = [layer for layer in _trunk(body) if not _PASSING_ON.search(layer.kind)]
@@ -88,7 +101,7 @@ def _stages(layers: Sequence[LayerInfo], spec: ModelSpec) -> list[LayerInfo]:
     return _evenly_spaced([run[-1] for run in runs], _MOST_STAGES)
 
 
-def _classifiers(spec: ModelSpec) -> frozenset[str]:
+def _classifiers(spec: NamedNetwork) -> frozenset[str]:
     """Names of the network's direct children that end in the classifier."""
     if spec.library != "timm":
         return _CLASSIFIERS

@@ -5,18 +5,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 
-from toolkit.models.layers import trace_layers
+from toolkit.models.architecture import build
+from toolkit.models.layers import built_on, running_on, trace_layers, traced
 from toolkit.models.modular import ModularNetwork
 from toolkit.models.network import load_network
 from toolkit.models.network_spec import ModularTrunk, ShallowTrunk, TrunkSpec, ZooTrunk
 from toolkit.models.preprocessing import Preprocessing, preprocessing_of
 from toolkit.models.selection import select_layers
 from toolkit.models.shallow import ShallowCNN
-from toolkit.models.spec import LayerError, ModelError, ModelSpec
+from toolkit.models.spec import LayerError, LayerInfo, ModelError, ModelSpec
 
 # Of ImageNet, which torchvision's networks and this project's own are given.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -45,15 +47,76 @@ def build_trunk(spec: TrunkSpec, seed: int) -> nn.Module:
     WeightsUnavailableError
         As :func:`toolkit.models.load_network`.
     """
-    if isinstance(spec, ShallowTrunk):
-        return ShallowCNN(spec)
-    if isinstance(spec, ModularTrunk):
-        return ModularNetwork(spec)
+    if not isinstance(spec, ZooTrunk):
+        return _own(spec)
     model = ModelSpec(spec.library, spec.name, spec.weights, seed)
-    network = load_network(model).module.requires_grad_(True)
+    return _trunk_of(load_network(model).module.requires_grad_(True), spec)
+
+
+def trace_trunk(spec: TrunkSpec) -> list[LayerInfo]:
+    """The layers of a trunk, as :func:`toolkit.models.trace_layers`; no weights are needed.
+
+    Raises
+    ------
+    ModelError
+        If the network does not exist, cannot be cut as asked or does not run.
+    """
+    input_px = trunk_preprocessing(spec).input_px
+    return list(traced(partial(_without_weights, spec), input_px, trunk_name(spec)))
+
+
+def trunk_shape(spec: TrunkSpec) -> tuple[int, ...]:
+    """Shape of a trunk's output for one image; no weights are needed.
+
+    Raises
+    ------
+    ModelError
+        As :func:`trace_trunk`.
+    """
+    height, width = trunk_preprocessing(spec).input_px
+    failures = []
+    for device in ("meta", "cpu"):
+        trunk = built_on(partial(_without_weights, spec), device)
+        try:
+            with running_on(device):
+                return tuple(features_of(trunk, torch.zeros(1, 3, height, width)).shape[1:])
+        except RuntimeError as error:
+            failures.append(error)
+    raise ModelError(
+        f"{trunk_name(spec)} does not run on images of {height} x {width} px: {failures[-1]}. "
+        "Write another input_px"
+    )
+
+
+def n_trunk_stages(spec: TrunkSpec) -> int:
+    """How many stages with weights a trunk has."""
+    return (
+        max(stage_of_modules(spec, built_on(partial(_without_weights, spec), "meta")).values()) + 1
+    )
+
+
+def trunk_name(spec: TrunkSpec) -> str:
+    """What errors call it."""
+    if isinstance(spec, ZooTrunk):
+        return f"{spec.library} network {spec.name!r}"
+    return f"the {spec.kind} network"
+
+
+def _own(spec: ShallowTrunk | ModularTrunk) -> nn.Module:
+    return ShallowCNN(spec) if isinstance(spec, ShallowTrunk) else ModularNetwork(spec)
+
+
+def _without_weights(spec: TrunkSpec) -> nn.Module:
+    if not isinstance(spec, ZooTrunk):
+        return _own(spec)
+    return _trunk_of(build(ModelSpec(spec.library, spec.name)), spec)
+
+
+def _trunk_of(network: nn.Module, spec: ZooTrunk) -> nn.Module:
     if spec.n_blocks is not None:
         return _cut(network, _block_end(network, spec), spec)
     if spec.layer is not None:
+        model = ModelSpec(spec.library, spec.name)
         (layer,) = select_layers(trace_layers(model), [spec.layer], model)
         return _cut(network, layer.name, spec)
     return _without_classifier(network, spec)

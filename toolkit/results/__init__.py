@@ -1,4 +1,4 @@
-"""The tables: one result file per encode task, and the two tables assembled from them.
+"""The tables: one result file per read-out or training, and the two tables assembled from them.
 
 Names are imported on first use, so that importing this package loads neither pandas nor pyarrow.
 """
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit.results.best import best_layers, print_best
+    from toolkit.results.collecting import collect_run
     from toolkit.results.columns import describe
     from toolkit.results.errors import ResultError
+    from toolkit.results.loading import Tables, load
     from toolkit.results.provenance import git_sha, versions
     from toolkit.results.scores import read_scores, summarise, write_scores
-    from toolkit.results.tables import PlannedRow, Tables, collect, load
+    from toolkit.results.tables import PlannedRow, collect
 
 __all__ = [
     "PlannedRow",
@@ -22,6 +24,7 @@ __all__ = [
     "Tables",
     "best_layers",
     "collect",
+    "collect_run",
     "describe",
     "git_sha",
     "load",
@@ -35,12 +38,13 @@ __all__ = [
 _MODULE_OF = {
     "PlannedRow": "tables",
     "ResultError": "errors",
-    "Tables": "tables",
+    "Tables": "loading",
     "best_layers": "best",
     "collect": "tables",
+    "collect_run": "collecting",
     "describe": "columns",
     "git_sha": "provenance",
-    "load": "tables",
+    "load": "loading",
     "print_best": "best",
     "read_scores": "scores",
     "summarise": "scores",

@@ -10,7 +10,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_MODEL_KEYS = ["experiment", "dataset", "region", "library", "model", "weights", "seed", "readout"]
+_MODEL_KEYS = [
+    "experiment",
+    "dataset",
+    "region",
+    "library",
+    "model",
+    "weights",
+    "seed",
+    "readout",
+    "training",
+    "objective",
+    "fold",
+]
 
 
 class _Shown(NamedTuple):
@@ -35,12 +47,13 @@ _SHOWN = (
 def best_layers(results: pd.DataFrame) -> pd.DataFrame:
     """The layer with the highest mean r of every model, with all columns of ``results``.
 
-    A model is one combination of experiment, data set, region, library, name, weights, seed and
-    read-out. Of layers with equal mean r the first wins; a model without any score has no row.
-    Models keep the order of their first row.
+    A model is one combination of experiment, data set, region, library, name, weights, seed,
+    read-out and training. Of layers with equal mean r the first wins; a model without any score
+    has no row. Models keep the order of their first row.
     """
     scored = results[results["r_mean"].notna()].reset_index(drop=True)
-    best = scored.groupby(_MODEL_KEYS, sort=False, dropna=False)["r_mean"].idxmax()
+    keys = [key for key in _MODEL_KEYS if key in scored]  # older tables know no trainings
+    best = scored.groupby(keys, sort=False, dropna=False)["r_mean"].idxmax()
     return scored.loc[best.to_numpy()].reset_index(drop=True)
 
 

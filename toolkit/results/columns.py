@@ -28,13 +28,35 @@ class Column:
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
 _TIME = pa.timestamp("us", tz="UTC")
 
-_TASK_ID = Column("task_id", _TEXT, "Id of the encode task: `encode-` and 12 hexadecimal digits.")
+_TASK_ID = Column("task_id", _TEXT, "Id of the task: its kind and 12 hexadecimal digits.")
 _MODEL = Column("model", _TEXT, "Name of the network in its library; `pixels` for raw pixels.")
-_LIBRARY = Column("library", _TEXT, "Where the network comes from: torchvision, timm or pixels.")
-_WEIGHTS = Column("weights", _TEXT, "`pretrained`, `random`, or the path of a checkpoint.")
-_SEED = Column("seed", _INT, "Seed of the random weights; without effect on other weights.")
-_LAYER = Column("layer", _TEXT, "Name of the layer whose output is the features.")
-_READOUT = Column("readout", _TEXT, "Name of the read-out from features to responses.")
+_LIBRARY = Column(
+    "library",
+    _TEXT,
+    "Where the network comes from: torchvision, timm, pixels, or shallow, modular and hmo for the "
+    "toolkit's own.",
+)
+_WEIGHTS = Column(
+    "weights",
+    _TEXT,
+    "`pretrained`, `random`, the path of a checkpoint, `trained:` and the name of a training, or "
+    "`run:` and a task of another run; of a training what it started from.",
+)
+_SEED = Column(
+    "seed", _INT, "Seed of random weights, and of a training; without effect on other weights."
+)
+_LAYER = Column(
+    "layer",
+    _TEXT,
+    "Name of the layer whose output is the features; of a training where the network was cut, "
+    "empty if it was not.",
+)
+_READOUT = Column(
+    "readout",
+    _TEXT,
+    "Name of the read-out from features to responses; of a training what was trained: finetune, "
+    "frozen, last and the number of stages, or the kind of a grown network.",
+)
 
 IDENTITY_COLUMNS = (
     Column("experiment", _TEXT, "Name of the experiment in the config."),
@@ -58,6 +80,38 @@ IDENTITY_COLUMNS = (
     _READOUT,
 )
 """What was asked for; known for every planned task before it runs."""
+
+TRAINING_IDENTITY_COLUMNS = (
+    Column("training", _TEXT, "Name of the training in the config, also of one read out."),
+    Column(
+        "step",
+        _TEXT,
+        "training, trial, slot (a trial that goes on in a later rung), winner, modules or grown; "
+        "null for read-outs.",
+    ),
+    Column("objective", _TEXT, "What was trained on, with weights: `object:0.3+mse:1`."),
+    Column("fold", _INT, "Which split of the protocol was trained on, from 0."),
+    Column("rung", _INT, "Rung of the search, or stage of the grown network, from 0."),
+    Column("slot", _INT, "Place in the rung: number of the trial, or its rank in the one before."),
+)
+"""What was asked for of trainings; null for other tasks."""
+
+TRAINING_COLUMNS = (
+    Column("outcome", _TEXT, "trained, or diverged: a trial whose loss was not finite."),
+    Column("trial", _INT, "Number of the trial whose recipe this is, from 0."),
+    Column("recipe", _TEXT, "The recipe and decoder, as a JSON object."),
+    Column("recipe_digest", _TEXT, "First 12 digits of the SHA-256 of `recipe`."),
+    Column("n_epochs", _INT, "Epochs that were trained."),
+    Column("best_epoch", _INT, "Epoch, from 0, whose weights were kept."),
+    Column(
+        "val_score",
+        _FLOAT,
+        "Monitored value of the best epoch on the validation images, which are training images; "
+        "the higher the better (of the loss its negative).",
+    ),
+    Column("accuracy", _FLOAT, "Share of test images whose class is right; null without classes."),
+)
+"""What trainings measured; null for other tasks."""
 
 AGGREGATE_COLUMNS = (
     Column("alpha_median", _FLOAT, "Median over neurons of the chosen ridge penalty alpha."),
@@ -171,11 +225,13 @@ RESULT_COLUMNS = (
     *UNCERTAINTY_COLUMNS,
     _SIMILARITY,
     *RUN_COLUMNS,
+    *TRAINING_IDENTITY_COLUMNS,
+    *TRAINING_COLUMNS,
     Column("error_class", _TEXT, "Class of the error that stopped the task, null if none did."),
     Column("error_message", _TEXT, "Message of the error that stopped the task, null if none did."),
     *PROVENANCE_COLUMNS,
 )
-"""results.parquet: one row per planned encode task."""
+"""results.parquet: one row per planned read-out or training."""
 
 _NEURON_ID = Column("neuron_id", _TEXT, "Id of the neuron (recording site) in its data set.")
 _REGION = Column("region", _TEXT, "Brain region the neuron was recorded in.")
@@ -217,6 +273,7 @@ NEURON_COLUMNS = (
     _SEED,
     _LAYER,
     _READOUT,
+    *TRAINING_IDENTITY_COLUMNS[:1],
     _NEURON_ID,
     _REGION,
     _ALPHA,

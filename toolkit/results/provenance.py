@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import toolkit
@@ -28,8 +27,12 @@ def git_sha(folder: str | Path) -> str:
     """Full commit of the checkout that ``folder`` lies in.
 
     ``-dirty`` is appended when a tracked file is modified. Empty when the folder is in no
-    checkout, has no commit, or git is missing or does not answer.
+    checkout, has no commit, or git is missing or does not answer. A copy of the code outside of a
+    checkout tells its commit by a file ``git_sha`` beside ``folder``.
     """
+    noted = Path(folder).parent / "git_sha"
+    if noted.is_file():
+        return noted.read_text(encoding="ascii")
     # With every tag excluded, `describe` falls back to the abbreviated (here: full) commit.
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -52,6 +55,8 @@ def versions() -> dict[str, str]:
 
     Read from the installed packages' metadata, so nothing is imported.
     """
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"python": platform.python_version(), "toolkit": toolkit.__version__}
     for package in _PACKAGES:
         try:

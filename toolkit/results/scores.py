@@ -1,4 +1,4 @@
-"""The result of one encode task: a Parquet file of its neurons with a summary in its metadata."""
+"""The result of one read-out or training: Parquet, a row per neuron, a summary in its metadata."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toolkit.atomic import atomic_path
-from toolkit.results.columns import SCORE_COLUMNS, SUMMARY_COLUMNS, names, schema
+from toolkit.results.columns import (
+    SCORE_COLUMNS,
+    SUMMARY_COLUMNS,
+    TRAINING_COLUMNS,
+    names,
+    schema,
+)
 from toolkit.results.errors import ResultError
 
 SUMMARY_KEY = b"toolkit.encode.summary"
 
 _SCORE_SCHEMA = schema(SCORE_COLUMNS)
-_SUMMARY_SCHEMA = schema(SUMMARY_COLUMNS)
+_REQUIRED = names(SUMMARY_COLUMNS)
+_SUMMARY_SCHEMA = schema((*SUMMARY_COLUMNS, *TRAINING_COLUMNS))
 _PYTHON_TYPES: dict[pa.DataType, type | tuple[type, ...]] = {
     pa.string(): str,
     pa.int64(): int,
@@ -65,7 +72,7 @@ def summarise(neurons: pd.DataFrame) -> dict[str, float | int]:
 
 
 def write_scores(path: str | Path, neurons: pd.DataFrame, summary: dict[str, Any]) -> None:
-    """Publish the result of one encode task; the file appears complete or not at all.
+    """Publish the result of one read-out or training; the file appears complete or not at all.
 
     Parameters
     ----------
@@ -77,8 +84,9 @@ def write_scores(path: str | Path, neurons: pd.DataFrame, summary: dict[str, Any
     summary
         A value (None or NaN for "does not apply") for every
         :data:`~toolkit.results.columns.SUMMARY_COLUMNS`; ``created`` is a time with a time zone
-        or its ISO form, ``versions`` a dict. Further keys are kept in the file and ignored by the
-        tables.
+        or its ISO form, ``versions`` a dict. A training adds
+        :data:`~toolkit.results.columns.TRAINING_COLUMNS`. Further keys are kept in the file and
+        ignored by the tables.
 
     Raises
     ------
@@ -116,7 +124,7 @@ def read_scores(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 def read_score_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """Read as :func:`read_scores` does, with the neurons as an Arrow table."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             table = file.read(use_threads=False)
     except FileNotFoundError as error:
         raise ResultError(f"{path}: there is no such result file") from error
@@ -128,7 +136,7 @@ def read_score_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     metadata = table.schema.metadata or {}
     if SUMMARY_KEY not in metadata or not table.schema.equals(_SCORE_SCHEMA):
         raise ResultError(
-            f"{path}: not the result of an encode task: expected a summary and the columns "
+            f"{path}: not the result of a read-out or training: expected a summary and the columns "
             f"{', '.join(_SCORE_SCHEMA.names)}; found the columns {', '.join(table.column_names)}"
         )
     try:
@@ -147,10 +155,10 @@ def summary_row(summary: dict[str, Any], *, source: Path) -> dict[str, Any]:
         If a key is missing or its value has another type than its column; the message names
         ``source``.
     """
-    missing = [name for name in _SUMMARY_SCHEMA.names if name not in summary]
+    missing = [name for name in _REQUIRED if name not in summary]
     if missing:
         raise ResultError(f"{source}: its summary lacks {', '.join(missing)}")
-    row = {name: summary[name] for name in _SUMMARY_SCHEMA.names}
+    row = {name: summary.get(name) for name in _SUMMARY_SCHEMA.names}
     row["versions"] = json.dumps(row["versions"], sort_keys=True)
     row["created"] = _utc_time(row["created"], source)
     for field in _SUMMARY_SCHEMA:

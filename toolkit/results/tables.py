@@ -19,6 +19,7 @@ from toolkit.results.columns import (
     NEURON_COLUMNS,
     RESULT_COLUMNS,
     SCORE_COLUMNS,
+    TRAINING_IDENTITY_COLUMNS,
     names,
     schema,
 )
@@ -40,7 +41,7 @@ _TASK_NAMES = tuple(name for name in names(NEURON_COLUMNS) if name not in names(
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """One planned encode task and where it stands.
+    """One planned read-out or training and where it stands.
 
     Parameters
     ----------
@@ -49,7 +50,8 @@ class PlannedRow:
     status
         A value of :class:`toolkit.task.TaskState`.
     identity
-        A value for each of :data:`~toolkit.results.columns.IDENTITY_COLUMNS`.
+        A value for each of :data:`~toolkit.results.columns.IDENTITY_COLUMNS`, and for any of
+        :data:`~toolkit.results.columns.TRAINING_IDENTITY_COLUMNS`.
     error_class, error_message
         What stopped the task, if something did.
 
@@ -67,20 +69,13 @@ class PlannedRow:
 
     def __post_init__(self) -> None:
         TaskState(self.status)
-        expected = set(names(IDENTITY_COLUMNS))
-        if set(self.identity) != expected:
+        expected, given = set(names(IDENTITY_COLUMNS)), set(self.identity)
+        unknown = given - expected - set(names(TRAINING_IDENTITY_COLUMNS))
+        if unknown or not expected <= given:
             raise ValueError(
-                f"{self.task_id}: the identity lacks {sorted(expected - set(self.identity))} and "
-                f"has the unknown {sorted(set(self.identity) - expected)}"
+                f"{self.task_id}: the identity lacks {sorted(expected - given)} and "
+                f"has the unknown {sorted(unknown)}"
             )
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The two tables of a run, as :func:`collect` wrote them."""
-
-    results: pd.DataFrame
-    neurons: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ def collect(rows: Sequence[PlannedRow], results_folder: Path, out: Path) -> pd.D
     Parameters
     ----------
     rows
-        Every planned encode task.
+        Every planned read-out and training.
     results_folder
         Folder of the tasks' result files.
     out
@@ -124,20 +119,6 @@ def collect(rows: Sequence[PlannedRow], results_folder: Path, out: Path) -> pd.D
     with atomic_path(out / RESULTS_FILE) as results_path:
         pq.write_table(table, results_path, compression="zstd")
     return table.to_pandas()
-
-
-def load(run_folder: str | Path) -> Tables:
-    """Read the two tables of a run.
-
-    Raises
-    ------
-    ResultError
-        If a table is missing (nobody collected yet) or damaged.
-    """
-    folder = Path(run_folder)
-    return Tables(
-        results=_read_table(folder / RESULTS_FILE), neurons=_read_table(folder / NEURONS_FILE)
-    )
 
 
 def _read_batches(rows: Sequence[PlannedRow], folder: Path) -> Iterator[list[_Collected]]:
@@ -187,14 +168,3 @@ def _neuron_table(batch: Sequence[_Collected], target: pa.Schema) -> pa.Table:
     tasks = tasks.take(pa.array(task_of_neuron))
     columns = [(tasks if name in _TASK_NAMES else neurons).column(name) for name in target.names]
     return pa.Table.from_arrays(columns, schema=target)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pq.read_table(path).to_pandas()
-    except FileNotFoundError as error:
-        raise ResultError(f"{path}: no such table; collect the run's results first") from error
-    except (OSError, pa.ArrowException) as error:
-        raise ResultError(
-            f"{path}: not a complete Parquet file ({error}); collect the run's results again"
-        ) from error

@@ -14,7 +14,6 @@ from toolkit.training.errors import (
     RecipeError,
     StoppedError,
     TrainingDataError,
-    WeightsFileError,
 )
 from toolkit.training.recipe import Augmentation, Objective, Optimizer, Recipe, Schedule
 
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from toolkit.training.images import ImageBank
     from toolkit.training.loop import TrainingResult, train
     from toolkit.training.prediction import Predictions, predict
+    from toolkit.training.scoring import accuracy, neuron_scores
     from toolkit.training.trainer import Running
-    from toolkit.training.weights import Trained, load_trained, save_trained
+    from toolkit.training.weights import Trained, WeightsFileError, load_trained, save_trained
 
 _TORCH_MODULES = {
     "Assignment": "assignment",
@@ -35,8 +35,11 @@ _TORCH_MODULES = {
     "train": "loop",
     "Predictions": "prediction",
     "predict": "prediction",
+    "accuracy": "scoring",
+    "neuron_scores": "scoring",
     "Running": "trainer",
     "Trained": "weights",
+    "WeightsFileError": "weights",
     "load_trained": "weights",
     "save_trained": "weights",
 }
@@ -60,7 +63,9 @@ __all__ = [
     "TrainingDataError",
     "TrainingResult",
     "WeightsFileError",
+    "accuracy",
     "load_trained",
+    "neuron_scores",
     "predict",
     "save_trained",
     "train",

@@ -37,6 +37,9 @@ class Assignment:
     initial
         Weights and buffers to start from, by their names in the network: those of an earlier
         training, or of parts of several. The others are drawn, or the library's.
+    pause_after
+        Epochs after which training pauses, although the recipe has more: no part of the identity,
+        so that it goes on from its checkpoint where a later pause, or none, is given.
     """
 
     spec: NetworkSpec
@@ -45,6 +48,7 @@ class Assignment:
     rows: NDArray[np.integer]
     bank: ImageBank
     initial: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pause_after: int | None = None
 
     def identity(self) -> dict[str, Any]:
         """JSON values that tell this training from every other."""

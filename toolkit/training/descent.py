@@ -20,9 +20,6 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
 }
 
-# Numbers that an optimizer keeps for each weight.
-_N_AVERAGES = {"adam": 2, "adamw": 2, "nadam": 2, "sgd": 0}
-
 
 def make_optimizer(spec: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of these parameters, as torch has it."""
@@ -30,11 +27,6 @@ def make_optimizer(spec: Optimizer, parameters: Iterable[nn.Parameter]) -> torch
     if spec.kind == "sgd":
         options["momentum"] = spec.momentum
     return _OPTIMIZERS[spec.kind](list(parameters), **options)
-
-
-def numbers_per_weight(spec: Optimizer) -> int:
-    """Numbers kept for each trained weight: itself, gradient, averages, and the best so far."""
-    return 3 + _N_AVERAGES[spec.kind] + (spec.momentum > 0)
 
 
 def make_scheduler(

@@ -31,9 +31,3 @@ class StoppedError(RuntimeError):
     """Training was asked to stop; a checkpoint was written, from which it goes on."""
 
     error_class = "preempted"
-
-
-class WeightsFileError(ValueError):
-    """A file that does not hold a trained network."""
-
-    error_class = "bad_weights"

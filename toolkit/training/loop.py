@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from toolkit.training.assignment import Assignment
@@ -34,12 +35,16 @@ class TrainingResult:
         ``is_best`` where there are validation images.
     best_epoch
         Number of the epoch, from 0, whose weights were kept.
+    best_value
+        Its monitored value, the higher the better (of "loss" the negative); None without
+        validation images, or where it was never a number.
     """
 
     trained: Trained
     path: Path
     curve: list[CurveRow]
     best_epoch: int
+    best_value: float | None
 
 
 def train(assignment: Assignment, folder: Path, running: Running | None = None) -> TrainingResult:
@@ -90,6 +95,9 @@ def train(assignment: Assignment, folder: Path, running: Running | None = None) 
         classes=trainer.classes,
         about={**assignment.identity(), "best_epoch": best_epoch},
     )
+    best_value = trainer.state.best_value
     path = folder / WEIGHTS_NAME
     save_trained(path, trained)
-    return TrainingResult(trained, path, trainer.state.curve, best_epoch)
+    return TrainingResult(
+        trained, path, trainer.state.curve, best_epoch, best_value if isfinite(best_value) else None
+    )

@@ -119,16 +119,17 @@ def mean_scores(
     """
     means = []
     for metric in (explained_variance, pearson_r):
-        scores = _by_neuron(metric, measured, predicted)
+        scores = by_neuron(metric, measured, predicted)
         means.append(float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan"))
     return means[0], means[1]
 
 
-def _by_neuron(
+def by_neuron(
     metric: Callable[..., NDArray[np.float64]],
     measured: NDArray[np.floating],
     predicted: NDArray[np.floating],
 ) -> NDArray[np.float64]:
+    """A metric of each neuron on the images it has responses to, (n_neurons,); NaN without any."""
     present = ~np.isnan(measured)
     if present.all():
         return metric(measured, predicted)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from toolkit.data import NeuralDataset
 from toolkit.models.trainable import TrainableNetwork
-from toolkit.training.errors import RecipeError, TrainingDataError
+from toolkit.training.errors import TrainingDataError
 from toolkit.training.objectives import Targets
 from toolkit.training.recipe import LabelKind, Recipe
 
@@ -36,7 +36,7 @@ def class_names(dataset: NeuralDataset, kind: LabelKind) -> tuple[str, ...]:
     TrainingDataError
         If the data set has no labels of this kind, or one class only.
     """
-    names = _label_names(dataset, kind)
+    names = label_names(dataset, kind)
     classes = tuple(sorted(set(names)))
     if len(classes) < 2:
         raise TrainingDataError(
@@ -70,7 +70,7 @@ def targets_of(dataset: NeuralDataset, recipe: Recipe, rows: NDArray[np.integer]
     labels: dict[str, torch.Tensor] = {}
     for kind in recipe.label_kinds:
         number = {name: index for index, name in enumerate(class_names(dataset, kind))}
-        labels[kind] = torch.tensor([number[name] for name in _label_names(dataset, kind)])
+        labels[kind] = torch.tensor([number[name] for name in label_names(dataset, kind)])
     scale = np.ones(len(dataset.neuroid_ids), dtype=np.float32)
     if responses is not None and recipe.standardise:
         scale = scaling_of(dataset, rows).std
@@ -118,22 +118,19 @@ def carve_validation(
     RecipeError
         If the share gives no validation image, or leaves fewer than two to fit.
     """
-    n_validation = round(recipe.validation_share * len(rows))
-    if recipe.validation_share and not n_validation:
-        raise RecipeError(
-            f"validation_share {recipe.validation_share} of {len(rows)} training images gives zero "
-            f"validation images; write at least {1 / len(rows):.2g}, or 0 to keep the last epoch"
-        )
-    if len(rows) - n_validation < 2:
-        raise RecipeError(
-            f"validation_share {recipe.validation_share} leaves {len(rows) - n_validation} of "
-            f"{len(rows)} training images to fit; at least 2 are needed"
-        )
+    n_validation = recipe.n_validation(len(rows))
     shuffled = np.random.default_rng([recipe.seed, _SEED_VALIDATION]).permutation(rows)
     return np.sort(shuffled[n_validation:]), np.sort(shuffled[:n_validation])
 
 
-def _label_names(dataset: NeuralDataset, kind: LabelKind) -> tuple[str, ...]:
+def label_names(dataset: NeuralDataset, kind: LabelKind) -> tuple[str, ...]:
+    """The label of each image.
+
+    Raises
+    ------
+    TrainingDataError
+        If the data set has none of this kind.
+    """
     names = dataset.object_names if kind == "object" else dataset.category_names
     if names is None:
         raise TrainingDataError(

@@ -76,6 +76,11 @@ class Optimizer(Plain):
         if self.kind != "sgd" and self.momentum:
             raise RecipeError(f"momentum is for sgd; {self.kind} has its own: leave it out")
 
+    @property
+    def numbers_per_weight(self) -> int:
+        """Numbers kept for each trained weight: itself, gradient, averages, and the best so far."""
+        return 3 + (0 if self.kind == "sgd" else 2) + (self.momentum > 0)
+
 
 @dataclass(frozen=True)
 class Schedule(Plain):
@@ -238,6 +243,28 @@ class Recipe(Plain):
             for objective in self.objectives
             if objective.kind == "object" or objective.kind == "category"
         )
+
+    def n_validation(self, n_images: int) -> int:
+        """How many of the training images are carved for validation: the share in whole images.
+
+        Raises
+        ------
+        RecipeError
+            If the share gives no validation image, or leaves fewer than two to fit.
+        """
+        share = self.validation_share
+        n_validation = round(share * n_images)
+        if share and not n_validation:
+            raise RecipeError(
+                f"validation_share {share} of {n_images} training images gives zero validation "
+                f"images; write at least {1 / n_images:.2g}, or 0 to keep the last epoch"
+            )
+        if n_images - n_validation < 2:
+            raise RecipeError(
+                f"validation_share {share} leaves {n_images - n_validation} of {n_images} training "
+                "images to fit; at least 2 are needed"
+            )
+        return n_validation
 
     def _check_objectives(self) -> None:
         kinds = [objective.kind for objective in self.objectives]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from toolkit.models.trainable import TrainableNetwork, build_network
 from toolkit.training.assignment import Assignment
 from toolkit.training.checkpoint import Checkpoints
-from toolkit.training.descent import make_optimizer, make_scheduler, numbers_per_weight
+from toolkit.training.descent import make_optimizer, make_scheduler
 from toolkit.training.errors import DivergedError, StoppedError, TrainingDataError
 from toolkit.training.feeding import Batch, Feeder, epoch_batches
 from toolkit.training.objectives import loss_terms, total_loss
@@ -107,6 +107,7 @@ class Trainer:
 
     def __init__(self, assignment: Assignment, running: Running, checkpoints: Checkpoints) -> None:
         recipe, dataset = assignment.recipe, assignment.dataset
+        self.n_epochs = min(recipe.n_epochs, assignment.pause_after or recipe.n_epochs)
         self.recipe, self.running, self.checkpoints = recipe, running, checkpoints
         self.fitted, self.validation = carve_validation(assignment.rows, recipe)
         self.classes: dict[str, tuple[str, ...]] = {
@@ -127,7 +128,7 @@ class Trainer:
         self.state = State()
 
     def run(self) -> None:
-        """Train until the epochs or the patience are used up.
+        """Train until the epochs or the patience are used up, or the pause is reached.
 
         Raises
         ------
@@ -207,7 +208,7 @@ class Trainer:
             n_classes={kind: len(names) for kind, names in self.classes.items()},
             is_rate="poisson" in recipe.neural_kinds,
             memory_bytes=self.running.memory_bytes or _free_bytes(device),
-            n_copies=numbers_per_weight(recipe.optimizer),
+            n_copies=recipe.optimizer.numbers_per_weight,
         )
         _take_over(network, assignment.initial)
         if recipe.neural_kinds and recipe.standardise:
@@ -223,8 +224,8 @@ class Trainer:
     def _is_over(self) -> bool:
         state, patience = self.state, self.recipe.patience
         if patience is not None and state.best_epoch is not None:
-            return state.epoch - state.best_epoch > patience or state.epoch >= self.recipe.n_epochs
-        return state.epoch >= self.recipe.n_epochs
+            return state.epoch - state.best_epoch > patience or state.epoch >= self.n_epochs
+        return state.epoch >= self.n_epochs
 
     def _is_due(self, saved_at: float) -> bool:
         return time.monotonic() - saved_at >= self.running.checkpoint_interval_s
@@ -232,7 +233,7 @@ class Trainer:
     def _tell_progress(self) -> None:
         if self.running.progress is not None:
             n_done = self.state.epoch * self.n_steps + self.state.step
-            self.running.progress(n_done, self.recipe.n_epochs * self.n_steps)
+            self.running.progress(n_done, self.n_epochs * self.n_steps)
 
     def _step(self, batch: Batch) -> None:
         self.optimizer.zero_grad(set_to_none=True)

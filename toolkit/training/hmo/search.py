@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,6 @@ from toolkit.training.trainer import Running
 _log = logging.getLogger("toolkit")
 
 _SEED_SELECTION = 3
-
-Choose = Callable[[NDArray[np.bool_]], Choice]
 
 
 @dataclass(frozen=True)
@@ -174,11 +172,8 @@ def grow(
     ------
     As :func:`toolkit.training.train`.
     """
-    n_classes = len(class_names(data.dataset, search.label_kind))
-    by_boosting = partial(choose_boosted, n_chosen=search.n_chosen, n_classes=n_classes)
-    boosted, choices = _stages(search, data, folder, running, by_boosting)
-    by_error = partial(choose_best, n_chosen=search.n_chosen)
-    unboosted, _ = _stages(search, data, folder, running, by_error)
+    boosted, choices = _stages(search, data, folder, running, "boosted")
+    unboosted, _ = _stages(search, data, folder, running, "unboosted")
     best = (unboosted[0][:1],)
     accuracy, results = {}, {}
     for name, stages in (("best_module", best), ("unboosted", unboosted), ("boosted", boosted)):
@@ -254,8 +249,32 @@ def is_right_on(
     return logits.argmax(axis=1) == np.array([number[names[row]] for row in rows])
 
 
+def chosen(
+    search: HmoSearch, data: HmoData, members: Sequence[Member], by: str
+) -> tuple[tuple[Member, ...], Choice]:
+    """The members that a stage keeps, in the order of their choice.
+
+    Parameters
+    ----------
+    search, data
+        As in :func:`grow`.
+    members
+        All that were trained for the stage, in the order in which they were sampled.
+    by
+        "boosted": those that complement each other; "unboosted": the best, each by itself.
+    """
+    n_classes = len(class_names(data.dataset, search.label_kind))
+    choose = (
+        partial(choose_boosted, n_chosen=search.n_chosen, n_classes=n_classes)
+        if by == "boosted"
+        else partial(choose_best, n_chosen=search.n_chosen)
+    )
+    choice: Choice = choose(np.stack([member.is_right for member in members]))
+    return tuple(members[index] for index in choice.modules), choice
+
+
 def _stages(
-    search: HmoSearch, data: HmoData, folder: Path, running: Running | None, choose: Choose
+    search: HmoSearch, data: HmoData, folder: Path, running: Running | None, by: str
 ) -> tuple[tuple[tuple[Member, ...], ...], tuple[Choice, ...]]:
     """Members of each stage, in the order of their choice; each stage is sampled anew."""
     stages: list[tuple[Member, ...]] = []
@@ -263,9 +282,8 @@ def _stages(
     for depth in range(search.n_stages):
         modules = sample_modules(search.space, search.n_modules, search.seed + depth)
         members = [train_member(search, data, stages, m, folder, running) for m in modules]
-        is_right = np.stack([member.is_right for member in members])
-        choice = choose(is_right)
-        stages.append(tuple(members[index] for index in choice.modules))
+        stage, choice = chosen(search, data, members, by)
+        stages.append(stage)
         choices.append(choice)
     return tuple(stages), tuple(choices)
 

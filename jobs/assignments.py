@@ -1,0 +1,119 @@
+"""What a train task trains on what, made of its values, its data and the run's networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.session import DataChangedError, Session
+from toolkit.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from toolkit.data import NeuralDataset
+    from toolkit.models.network_spec import NetworkSpec, TrunkSpec
+    from toolkit.training import Assignment, ImageBank, Recipe
+
+_OF_THIS_SWEEP = "trained:"
+
+
+def assignment_of(
+    task: Task, session: Session, recipe: Recipe | None = None, pause_after: int | None = None
+) -> Assignment:
+    """The training that a task of step "training" or "trial" names.
+
+    Parameters
+    ----------
+    task, session
+        The task, and the job's state.
+    recipe
+        Instead of the task's own.
+    pause_after
+        Epochs after which it pauses.
+
+    Raises
+    ------
+    DataChangedError
+        If images or responses are not those that the task was planned for.
+    """
+    from toolkit.training import Assignment, Recipe
+
+    dataset, spec = dataset_of(task, session), spec_of(task)
+    train_rows, _ = rows_of(task, dataset)
+    return Assignment(
+        spec=spec,
+        recipe=recipe or Recipe.from_plain(task.params["recipe"]),
+        dataset=dataset,
+        rows=train_rows,
+        bank=bank_of(session, dataset, spec.trunk),
+        initial=_initial(task, session),
+        pause_after=pause_after,
+    )
+
+
+def dataset_of(task: Task, session: Session) -> NeuralDataset:
+    """The data set of a train task.
+
+    Raises
+    ------
+    DataChangedError
+        If images or responses are not those that the task was planned for.
+    """
+    dataset = session.dataset_for_encoding(task)
+    if dataset.stimuli.digest() != task.params["stimuli"]:
+        raise DataChangedError(
+            f"the images of '{dataset.name}' changed since the sweep was planned; "
+            "run the sweep again to plan it anew"
+        )
+    return dataset
+
+
+def spec_of(task: Task) -> NetworkSpec:
+    """The network, its weights as they are to be had here."""
+    from toolkit.models.network_spec import NetworkSpec
+
+    plain = task.params["network"]
+    if plain["trunk"]["kind"] == "zoo":
+        plain = {**plain, "trunk": {**plain["trunk"], "weights": task.options["weights"]}}
+    return NetworkSpec.from_plain(plain)
+
+
+def rows_of(task: Task, dataset: NeuralDataset) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Images that a task may train on, and those that it is tested on."""
+    from toolkit.encoding.protocols import outer_splits
+
+    splits = outer_splits(
+        task.params["protocol"],
+        n_stimuli=len(dataset.stimuli),
+        splits=dataset.splits,
+        object_names=dataset.object_names,
+    )
+    return splits[task.params["fold"]]
+
+
+def bank_of(session: Session, dataset: NeuralDataset, trunk: TrunkSpec) -> ImageBank:
+    """The images as a trunk sees them; the run's trainings share them."""
+    from toolkit.models.trunks import trunk_preprocessing
+    from toolkit.training import ImageBank
+
+    return ImageBank.of(session.run.images_folder, dataset.stimuli, trunk_preprocessing(trunk))
+
+
+def weights_path(where: str, session: Session) -> Path:
+    """The file of a trained network: of a task of this run, or as the path says."""
+    if where.startswith(_OF_THIS_SWEEP):
+        return session.run.network_path(where.removeprefix(_OF_THIS_SWEEP))
+    return Path(where)
+
+
+def _initial(task: Task, session: Session) -> dict[str, torch.Tensor]:
+    from toolkit.training import load_trained
+
+    if "start" not in task.options:
+        return {}
+    start = load_trained(weights_path(task.options["start"], session))
+    weights = start.network.state_dict()
+    return {name: value for name, value in weights.items() if name.startswith("trunk.")}

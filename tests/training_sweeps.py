@@ -1,0 +1,61 @@
+"""Sweeps of trainings in the way people run them, and their tables."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from toolkit import results
+from toolkit.catalog import Catalog
+from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.snapshot import take_snapshot
+from toolkit.config import load_config
+from toolkit.plan import Plan, make_plan
+
+
+def plan_of(folder: Path, text: str, *overrides: str) -> Plan:
+    """The plan of a config."""
+    path = folder / "sweep.yaml"
+    path.write_text(text, encoding="utf-8")
+    config, source = load_config(path, overrides)
+    return make_plan(config, source, Catalog(folder / "catalog.json"))
+
+
+def start(config: Path, run: Path, *words: str) -> subprocess.Popen[str]:
+    """The sweep in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "toolkit.sweep", str(config), "--out", str(run), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+
+
+def sweep(config: Path, run: Path, *words: str, expect: int = 0) -> str:
+    """Run the sweep to its end, and give what it said."""
+    process = start(config, run, *words)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == expect, output
+    return output
+
+
+def collected(folder: Path) -> pd.DataFrame:
+    """The rows of all read-outs and trainings."""
+    run = RunFolder(folder)
+    rows = [
+        results.PlannedRow(
+            task_id=view.task.id,
+            status=str(view.state),
+            identity=view.task.columns,
+            error_class=(view.attempt.error_class or None) if view.attempt else None,
+            error_message=view.reason or None,
+        )
+        for view in take_snapshot(run, run.tasks())
+        if view.task.kind.gives_scores
+    ]
+    return results.collect(rows, run.results_folder, run.path)

@@ -1,0 +1,50 @@
+"""What every section of a config shares: strict keys, lists of one, expanded paths."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from toolkit.yaml_source import nearest
+
+
+def as_list(value: Any) -> Any:
+    """A list or tuple as it is; anything else as a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def expand_path(path: str) -> str:
+    """Absolute path, ``~`` and ``$VARIABLES`` expanded, so that a run can go on from anywhere."""
+    return str(Path(os.path.expandvars(path)).expanduser().absolute())
+
+
+FilePath = Annotated[str, AfterValidator(expand_path)]
+
+
+class Section(BaseModel):
+    """A mapping in the file: unknown keys are refused with the nearest valid name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            unknown = [str(key) for key in value if key not in cls.model_fields]
+            if unknown:
+                raise PydanticCustomError(
+                    "unknown_key",
+                    "{text}",
+                    {"text": _unknown_key_text(unknown[0], cls), "key": unknown[0]},
+                )
+        return value
+
+
+def _unknown_key_text(key: str, section: type[Section]) -> str:
+    near = nearest(key, section.model_fields, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"unknown key; {hint}allowed: {', '.join(section.model_fields)}"

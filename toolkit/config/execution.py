@@ -1,0 +1,79 @@
+"""Where the work runs, and what its jobs ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from toolkit.config.base import Section
+
+
+class DaskConfig(Section):
+    """Where the distributed work of read-outs runs; it does not change the results."""
+
+    workers: str = Field(
+        default="threads",
+        description="threads, processes (a LocalCluster), allocation (the nodes of the Slurm job), "
+        "jobqueue (Slurm jobs of their own), or a scheduler's address or file.",
+    )
+    n_nodes: PositiveInt = Field(
+        default=1, description="Nodes of one job, or jobs of one node; a worker on each."
+    )
+
+    @model_validator(mode="after")
+    def _nodes_are_of_a_cluster(self) -> DaskConfig:
+        if self.n_nodes > 1 and self.workers not in ("allocation", "jobqueue"):
+            raise ValueError(
+                f"workers {self.workers} has no n_nodes: write workers allocation or jobqueue, or "
+                "leave n_nodes out"
+            )
+        return self
+
+
+class Resources(Section):
+    """What one job of a stage asks for."""
+
+    cpus: PositiveInt | None = Field(
+        default=None, description="Cores; the machine's, shared by the parallel jobs, if left out."
+    )
+    gpus: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="GPUs; one to extract where the machine has any, if left out."
+    )
+    memory_gb: PositiveFloat = Field(
+        default=8.0, description="Memory, GB; read-outs choose their solver to fit it."
+    )
+    timeout_min: PositiveInt = Field(default=240, description="Time limit, minutes.")
+
+
+class StageResources(Section):
+    """Resources of each stage's jobs."""
+
+    extract: Resources = Field(default=Resources(), description="Feature extraction.")
+    encode: Resources = Field(default=Resources(), description="Read-outs.")
+    train: Resources = Field(default=Resources(), description="Training.")
+
+    @property
+    def probe(self) -> Resources:
+        """Of jobs that only say where they run; no config asks for them."""
+        return Resources()
+
+
+class ExecutorConfig(Section):
+    """Where jobs run."""
+
+    kind: Literal["inprocess", "local", "slurm"] = Field(
+        default="local",
+        description="In this process, in processes of this machine, or on a Slurm cluster.",
+    )
+    max_parallel: PositiveInt = Field(
+        default=2, description="Jobs that run at the same time (local)."
+    )
+    profile: str | None = Field(
+        default=None, description="The site: a name of slurm/profiles, or a .yaml file (slurm)."
+    )
+    canary_above: PositiveInt | None = Field(
+        default=50,
+        description="The jobs of a family (extractions with one library, say) of more tasks than "
+        "this wait for its first one; null: none does (slurm).",
+    )

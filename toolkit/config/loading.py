@@ -1,0 +1,75 @@
+"""From a YAML file to a validated sweep, or to a line for each problem in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from toolkit.config.sweep import SweepConfig
+from toolkit.yaml_source import ConfigError, KeyPath, Source, nearest
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> tuple[SweepConfig, Source]:
+    """Read and validate a sweep's YAML.
+
+    Parameters
+    ----------
+    path
+        The YAML file; its ``extends`` are relative to it, data paths to the working folder.
+    overrides
+        ``key=value`` texts, the key dotted (``dataset.seed``, ``models.0.weights``).
+
+    Raises
+    ------
+    ConfigError
+        With a line per problem: file, line, key, what is allowed, the nearest valid name.
+    """
+    source = Source.read(path, overrides)
+    try:
+        return SweepConfig.model_validate(source.values), source
+    except ValidationError as error:
+        problems = [_describe(detail, source) for detail in error.errors(include_url=False)]
+        raise ConfigError(list(dict.fromkeys(problems))) from error
+
+
+def _describe(detail: ErrorDetails, source: Source) -> str:
+    path: KeyPath = source.existing(detail["loc"])
+    context = detail.get("ctx", {})
+    if detail["type"] == "unknown_key":
+        return source.problem((*path, context["key"]), context["text"])
+    if detail["type"] == "missing":
+        return source.problem((*path, detail["loc"][-1]), "this key is required")
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        key = context["discriminator"].strip("'")
+        text = _describe_kind(detail["input"], key, path)
+        return source.problem((*path, key), text)
+    if detail["type"] == "literal_error":
+        allowed = context["expected"].replace("'", "")
+        near = nearest(str(detail["input"]), allowed.replace(" or ", ", ").split(", "), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return source.problem(path, f"{detail['input']!r} is not one of {allowed}{hint}")
+    message = detail["msg"].removeprefix("Value error, ")
+    return source.problem(path, f"{message}, not {detail['input']!r}" if path else message)
+
+
+_KINDS = {
+    "dataset": ("synthetic", "nx414", "majaj_hong", "xiao2024", "files"),
+    "protocol": ("fixed", "kfold", "stratified", "leave_one_object_out"),
+    "readouts": ("ridge", "linear", "pls", "rdm", "cka"),
+    "training": ("torchvision", "timm", "shallow", "hmo"),
+}
+
+
+def _describe_kind(value: Any, key: str, path: KeyPath) -> str:
+    if not isinstance(value, dict):
+        return f"write a mapping with the key '{key}', not {value!r}"
+    kinds = _KINDS[str(path[0])]
+    if key not in value:
+        return f"this key is required: one of {', '.join(kinds)}"
+    near = nearest(str(value[key]), kinds, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"{value[key]!r} is not one of {', '.join(kinds)}{hint}"

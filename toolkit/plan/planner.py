@@ -1,0 +1,146 @@
+"""A whole config, expanded; every problem of it is reported at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from toolkit.catalog import Catalog
+from toolkit.config import SweepConfig
+from toolkit.plan.datasets import PlannedDataset, plan_dataset
+from toolkit.plan.identity import config_hash
+from toolkit.plan.networks import places_of_names, plan_networks, planned_form
+from toolkit.plan.refusals import (
+    exclude_rules_without_field,
+    impossible_readouts,
+    solvers_without_features,
+)
+from toolkit.plan.tasks import tasks_of
+from toolkit.plan.train_tasks import PlannedTraining, training_tasks
+from toolkit.plan.trainings import is_excluded, plan_variants, refuse_unfitting
+from toolkit.task import Task
+from toolkit.yaml_source import ConfigError, Source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tasks of a sweep, parents before children.
+
+    Parameters
+    ----------
+    name
+        The experiment.
+    config_hash
+        SHA-256 of the resolved configuration.
+    datasets
+        The planned data sets.
+    train, extract, encode
+        The tasks; an encode task's inputs are the extract tasks that make its features, whose
+        inputs are the train tasks that make their networks.
+    """
+
+    name: str
+    config_hash: str
+    datasets: tuple[PlannedDataset, ...]
+    extract: tuple[Task, ...]
+    encode: tuple[Task, ...]
+    train: tuple[Task, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task, parents before children."""
+        return self.train + self.extract + self.encode
+
+
+def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
+    """Expand a config into tasks.
+
+    Raises
+    ------
+    ConfigError
+        With every problem found: unknown networks or layers, unreadable data, splits that do
+        not exist, more components than training stimuli, two readouts of one name.
+    """
+    problems: list[str] = []
+    datasets = _collect(
+        problems,
+        partial(plan_dataset, config, source),
+        [(index,) for index in range(len(config.dataset))],
+    )
+    train, trainings = _plan_trainings(problems, config, source, catalog, datasets)
+    networks = _collect(
+        problems,
+        partial(plan_networks, config, source, catalog, trainings),
+        list(places_of_names(config)),
+    )
+    problems += list(impossible_readouts(config, source, datasets))
+    problems += list(exclude_rules_without_field(config, source))
+    problems += list(solvers_without_features(config, source))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    extract: dict[str, Task] = {}
+    encode: dict[str, Task] = {}
+    for dataset in datasets:
+        for network in itertools.chain.from_iterable(networks):
+            if not network.is_for(dataset):
+                continue
+            for features in network.features:
+                form = planned_form(features, dataset)
+                parents, children = tasks_of(config, dataset, network, form)
+                if children:
+                    extract.update({parent.id: parent for parent in parents})
+                    encode.update({child.id: child for child in children})
+    if not (encode or train):
+        raise source.error(("exclude",), "the exclude rules leave nothing to do")
+    return Plan(
+        name=config.name,
+        config_hash=config_hash(config),
+        datasets=tuple(datasets),
+        extract=tuple(extract.values()),
+        encode=tuple(encode.values()),
+        train=tuple({task.id: task for task in train}.values()),
+    )
+
+
+def _plan_trainings(
+    problems: list[str],
+    config: SweepConfig,
+    source: Source,
+    catalog: Catalog,
+    datasets: Sequence[PlannedDataset],
+) -> tuple[list[Task], list[PlannedTraining]]:
+    entries = _collect(
+        problems,
+        partial(plan_variants, config, source, catalog),
+        [(name,) for name in config.training],
+    )
+    tasks: list[Task] = []
+    trainings: list[PlannedTraining] = []
+    for variant, dataset in itertools.product(itertools.chain.from_iterable(entries), datasets):
+        if is_excluded(config.exclude, dataset, variant):
+            continue
+        try:
+            refuse_unfitting(config, source, catalog, variant, dataset)
+            made, planned = training_tasks(config, source, catalog, variant, dataset, trainings)
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            tasks += made
+            trainings += planned
+    return tasks, trainings
+
+
+def _collect(
+    problems: list[str], step: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    """Take every step; a refused one adds its problems and the others go on."""
+    results = []
+    for each in arguments:
+        try:
+            results.append(step(*each))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    return results

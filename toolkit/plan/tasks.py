@@ -1,0 +1,212 @@
+"""Tasks: made for one network on one data set, and read again by those who run them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from toolkit.config import ExcludeRule, SweepConfig
+from toolkit.features import layout
+from toolkit.features.forms import FeatureForm
+from toolkit.models import LayerInfo
+from toolkit.plan.datasets import PlannedDataset
+from toolkit.plan.identity import config_hash, how_to_score
+from toolkit.plan.networks import PlannedNetwork
+from toolkit.task import Task, TaskKind
+
+
+def tasks_of(
+    config: SweepConfig, dataset: PlannedDataset, network: PlannedNetwork, form: FeatureForm
+) -> tuple[list[Task], list[Task]]:
+    """The extract tasks and the encode tasks of one network on one data set; maybe none."""
+    model = network.resolved
+    pairs = [
+        (layer, name, params)
+        for layer in model.layers
+        for readout in config.readouts
+        for name, params in readout.variants(config.seed)
+        if not _is_excluded(config.exclude, dataset, network, layer, form, name)
+    ]
+    used = {layer.name for layer, _, _ in pairs}
+    whole = _extract_task(
+        config, dataset, network, [layer for layer in model.layers if layer.name in used], form
+    )
+    parents = _parts(whole, config.extraction.parts)
+    hash_ = config_hash(config)
+    children = [
+        _encode_task(config, hash_, dataset, network, whole, parents, layer, form, name, params)
+        for layer, name, params in pairs
+    ]
+    return parents, children
+
+
+def _is_excluded(
+    rules: tuple[ExcludeRule, ...],
+    dataset: PlannedDataset,
+    network: PlannedNetwork,
+    layer: LayerInfo,
+    form: FeatureForm,
+    readout: str,
+) -> bool:
+    values = {
+        "dataset": dataset.name,
+        "library": network.library,
+        "model": network.resolved.name,
+        "weights": network.weights,
+        "layer": layer.name,
+        "features": form.name,
+        "readout": readout,
+    }
+    return any(rule.matches(values) for rule in rules)
+
+
+def _model_label(network: PlannedNetwork) -> str:
+    name = network.resolved.name
+    if network.library == "pixels":
+        return name
+    if network.weights == "random":
+        return f"{name} random-{network.seed}"
+    if network.trained is not None:
+        return f"{name} {network.weights}"
+    return f"{name} {'pretrained' if network.weights == 'pretrained' else 'checkpoint'}"
+
+
+def _extract_task(
+    config: SweepConfig,
+    dataset: PlannedDataset,
+    network: PlannedNetwork,
+    layers: list[LayerInfo],
+    form: FeatureForm,
+) -> Task:
+    model, extraction = network.resolved, config.extraction
+    suffix = "" if form.name == "full" else f" {form.name}"
+    return Task(
+        kind=TaskKind.EXTRACT,
+        label=f"{dataset.name} {_model_label(network)}{suffix}",
+        params={
+            "stimuli": dataset.stimuli_digest or f"absent:{dataset.name}",
+            "library": network.library if network.trained is None else "trained",
+            "model": model.name,
+            "weights": model.weights_digest,
+            "seed": network.seed if network.trained is None else 0,
+            "preprocessing": model.preprocessing,
+            "layers": [layer.name for layer in layers],
+            "form": form.to_dict(),
+            **({"autocast": extraction.autocast} if extraction.autocast else {}),
+        },
+        inputs=() if network.trained is None else network.trained.inputs,
+        columns={
+            "n_stimuli": dataset.n_stimuli,
+            "layers": [[layer.name, list(layer.shape), layer.index] for layer in layers],
+        },
+        options={
+            "dataset": dataset.loader,
+            "weights": network.weights if network.trained is None else network.trained.where,
+            "batch_size": extraction.batch_size,
+            "device": extraction.device,
+            "compile": extraction.compile,
+            "memory_gb": config.resources.extract.memory_gb,
+        },
+    )
+
+
+def _parts(whole: Task, n_parts: int) -> list[Task]:
+    """One task, or several that share its images; features that are not stored cannot be shared."""
+    if n_parts == 1 or whole.params["form"]["kind"] == "gram":
+        return [whole]
+    return [
+        replace(
+            whole,
+            params={**whole.params, "part": [part, n_parts]},
+            label=f"{whole.label} part {part + 1}/{n_parts}",
+        )
+        for part in range(n_parts)
+    ]
+
+
+def _encode_task(
+    config: SweepConfig,
+    hash_: str,
+    dataset: PlannedDataset,
+    network: PlannedNetwork,
+    whole: Task,
+    parents: list[Task],
+    layer: LayerInfo,
+    form: FeatureForm,
+    readout_name: str,
+    readout: dict[str, Any],
+) -> Task:
+    solver = "gram" if form.kind == "gram" else config.pca.solver
+    return Task(
+        kind=TaskKind.ENCODE,
+        label=f"{whole.label} {layer.name} {readout_name}",
+        params={
+            "features": whole.id,
+            "responses": dataset.responses_digest or f"absent:{dataset.name}",
+            "layer": layer.name,
+            "readout": readout,
+            **({} if readout["kind"] in ("rdm", "cka") else how_to_score(config)),
+            **({} if solver == "auto" else {"solver": solver}),
+        },
+        inputs=tuple(parent.id for parent in parents),
+        columns={
+            "experiment": config.name,
+            "dataset": dataset.name,
+            "region": dataset.region,
+            "model": network.resolved.name,
+            "library": network.library,
+            "weights": "none" if network.library == "pixels" else network.weights,
+            "seed": network.seed,
+            "layer": layer.name,
+            "layer_index": layer.index,
+            "layer_depth": layer.depth,
+            "features": form.name,
+            "n_features": form.of_layer(layer).n_features,
+            "readout": readout_name,
+            **({} if network.trained is None else network.trained.columns),
+        },
+        options={
+            "dataset": dataset.loader,
+            "config_hash": hash_,
+            "workers": config.dask.workers,
+            "n_nodes": config.dask.n_nodes,
+            "timeout_min": config.resources.encode.timeout_min,
+            "memory_gb": config.resources.encode.memory_gb,
+        },
+    )
+
+
+def features_id(task: Task) -> str:
+    """What the features that a task makes or reads are filed under.
+
+    The id of the extract task that would make all of them, however many tasks share the images.
+    """
+    if task.kind is TaskKind.ENCODE:
+        return str(task.params["features"])
+    params = {key: value for key, value in task.params.items() if key != "part"}
+    return replace(task, params=params).id
+
+
+def form_of(task: Task) -> FeatureForm:
+    """What an extract task keeps of each layer."""
+    return FeatureForm(**task.params["form"])
+
+
+def kept_size(task: Task) -> tuple[int, int]:
+    """Bytes, before compression, and files of what an extract task and its other parts keep."""
+    form, n_stimuli = form_of(task), task.columns["n_stimuli"]
+    layers = [form.of_layer(layer) for layer in layers_of(task)]
+    if form.kind == "gram":
+        return len(layers) * layout.GRAM_VALUE_BYTES * n_stimuli**2, len(layers)
+    return (
+        layout.predicted_bytes(layers, n_stimuli, form.stored_dtype),
+        layout.predicted_files(layers, n_stimuli, form.stored_dtype),
+    )
+
+
+def layers_of(task: Task) -> list[LayerInfo]:
+    """The layers of an extract task, with the shapes that the network gives them."""
+    return [
+        LayerInfo(name=name, shape=tuple(shape), index=index)
+        for name, shape, index in task.columns["layers"]
+    ]

@@ -1,0 +1,108 @@
+"""What changes a run: ``run``, ``retry``, ``cancel``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.snapshot import TaskView, take_snapshot
+from toolkit.task import Task, TaskState
+from toolkit.verbs import local, slurm
+from toolkit.verbs.planning import (
+    Sweep,
+    load_sweep,
+    refuse_absent_data,
+    solver_reasons,
+    warn_of_leaks,
+)
+from toolkit.verbs.prefetching import fetch_weights
+from toolkit.verbs.viewing import EXIT_DONE, EXIT_UNFINISHED, exit_status, finish
+from toolkit.yaml_source import ConfigError
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Plan, dispatch, watch, collect."""
+    sweep = load_sweep(options)
+    refuse_absent_data(sweep)
+    settings = _checked_settings(sweep)
+    warn_of_leaks(sweep.plan, console)
+    if sweep.config.pca.solver != "auto":
+        solver_reasons(sweep)
+    folder, tasks = sweep.folder, sweep.plan.tasks
+    folder.create()
+    sweep.catalog.save(folder.catalog_path)
+    folder.write_plan(tasks, settings)
+    n_done = len(folder.done_ids() & {task.id for task in tasks})
+    if n_done == len(tasks):
+        console.print(f"Nothing to run: all {n_done} tasks are done.")
+        return finish(folder, console)
+    console.print(f"{len(tasks)} tasks, {n_done} of them done.")
+    if slurm.is_slurm_run(folder):
+        fetch_weights([task for task in tasks if not folder.is_done(task.id)], console)
+        slurm.settle_now(folder)
+        return _on_slurm(folder, slurm.failed_tasks(folder), console, detach=options.detach)
+    if options.detach:
+        return local.detach(folder, options, console)
+    return local.dispatch(folder, tasks, console)
+
+
+def retry(options: argparse.Namespace, console: Console) -> int:
+    """Run failed tasks again, and what waited for them."""
+    folder = RunFolder.open(options.run)
+    slurm.settle_now(folder)
+    views = take_snapshot(folder, folder.tasks())
+    chosen = [view for view in views if _is_chosen(view, options)]
+    if not chosen:
+        console.print("No failed task matches; nothing to retry.")
+        return exit_status(views)
+    ids = {view.task.id for view in chosen}
+    blocked = [v for v in views if v.state is TaskState.BLOCKED and ids & set(v.task.inputs)]
+    tasks = [view.task for view in views if view.task.id in ids | {b.task.id for b in blocked}]
+    console.print(f"{len(chosen)} failed tasks again, {len(blocked)} that waited for them.")
+    if options.executor in ("local", "inprocess"):
+        settings = folder.read_summary()
+        settings["executor"]["kind"] = options.executor
+        settings.pop("slurm", None)
+        folder.write_plan(folder.tasks(), settings)
+    if slurm.is_slurm_run(folder):
+        return _on_slurm(folder, tasks, console, detach=options.detach)
+    return local.dispatch(folder, tasks, console)
+
+
+def cancel(options: argparse.Namespace, console: Console) -> int:
+    """Stop whatever runs a run, and its jobs."""
+    folder = RunFolder.open(options.run)
+    if slurm.is_slurm_run(folder):
+        return slurm.cancel(folder, console)
+    return local.stop(folder, console)
+
+
+def _checked_settings(sweep: Sweep) -> dict[str, object]:
+    if sweep.config.executor.kind != "slurm":
+        local.refuse_impossible_resources(sweep)
+        return sweep.settings()
+    return {**sweep.settings(), "slurm": slurm.settings_of(sweep).to_dict()}
+
+
+def _on_slurm(folder: RunFolder, again: Sequence[Task], console: Console, *, detach: bool) -> int:
+    standing = slurm.dispatch(folder, again, console, detach=detach)
+    if standing is None:
+        return EXIT_DONE if detach else EXIT_UNFINISHED
+    return finish(folder, console)
+
+
+def _is_chosen(view: TaskView, options: argparse.Namespace) -> bool:
+    if view.state not in (TaskState.FAILED, TaskState.CANCELLED) or view.attempt is None:
+        return False
+    if options.error_class and view.attempt.error_class != options.error_class:
+        return False
+    try:
+        return not options.error or bool(re.search(options.error, view.attempt.error_message))
+    except re.error as error:
+        raise ConfigError(
+            [f"--error {options.error}: not a regular expression: {error}"]
+        ) from error

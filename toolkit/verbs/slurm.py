@@ -18,7 +18,7 @@ from toolkit.cluster.failure_log import forgive
 from toolkit.cluster.job_request import JobRequest
 from toolkit.cluster.keeper import cancel_keeper, submit_keeper
 from toolkit.cluster.profiles import load_profile
-from toolkit.cluster.queue import ask_queue
+from toolkit.cluster.queue import ask_queue, read_queue
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.submission import SubmissionError
 from toolkit.task import Task, TaskKind, TaskState
@@ -74,18 +74,16 @@ def settle_now(folder: RunFolder) -> None:
             look(folder, settings)
 
 
-def start(folder: RunFolder, console: Console) -> Standing:
-    """Submit what can be; failures of the past no longer count.
-
-    Raises
-    ------
-    RunFolderError
-        If Slurm cannot be asked, or refuses.
-    """
+def _submit_first(folder: RunFolder) -> Standing:
     try:
         return advance(folder)
-    except (SlurmCommandError, SubmissionError) as error:
+    except SlurmCommandError as error:
         raise RunFolderError(str(error)) from error
+    except SubmissionError as error:
+        queue = read_queue(folder)
+        others = queue.waiting_elements() if queue else {}
+        left = f"; {len(others)} tasks are in the queue, 'cancel' takes them out" if others else ""
+        raise RunFolderError(f"{error}{left}") from error
 
 
 def dispatch(
@@ -107,12 +105,17 @@ def dispatch(
     Returns
     -------
     How the run stands when it is over; None if it was left.
+
+    Raises
+    ------
+    RunFolderError
+        If Slurm cannot be asked, or refuses.
     """
     with folder.owned(wait_s=_CANCEL_S):
         forgive(folder, [task.id for task in again])
         for task in again:
             folder.reopen(task.id)
-    standing = start(folder, console)
+    standing = _submit_first(folder)
     console.print(
         f"{standing.n_submitted} tasks submitted, {standing.n_queued - standing.n_submitted} were "
         "in the queue already"
@@ -136,7 +139,7 @@ def _watch(folder: RunFolder, standing: Standing, console: Console) -> Standing:
         looked_s = time.monotonic()
         while not standing.is_over:
             time.sleep(min(_REFRESH_S, interval_s))
-            is_done = len(folder.done_ids()) >= len(folder.tasks())
+            is_done = folder.done_ids().issuperset(task.id for task in folder.tasks())
             if not is_done and time.monotonic() - looked_s < interval_s:
                 continue
             looked_s = time.monotonic()

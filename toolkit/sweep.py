@@ -7,6 +7,7 @@
     python -m toolkit.sweep retry RUN          run the failed tasks of a run again
     python -m toolkit.sweep cancel RUN         stop a run; what is done stays done
     python -m toolkit.sweep collect RUN        write the result tables from what is there
+    python -m toolkit.sweep report RUN...      one HTML page of a run, or of several side by side
 
 Exit status: 0 everything is done; 1 some tasks are not, their rows say why; 2 the config or the
 command is wrong and nothing was started.
@@ -24,7 +25,7 @@ from toolkit.yaml_source import ConfigError
 
 EXIT_DONE, EXIT_UNFINISHED, EXIT_REFUSED = 0, 1, 2
 
-VERBS = ("run", "plan", "status", "logs", "retry", "cancel", "collect")
+VERBS = ("run", "plan", "status", "logs", "retry", "cancel", "collect", "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,6 +99,14 @@ def _parser() -> argparse.ArgumentParser:
         )
     _add_verb_on_run(verbs, "cancel", "stop a run; what is done stays done")
     _add_verb_on_run(verbs, "collect", "write the result tables from what is there")
+    report = verbs.add_parser("report", help="one HTML page of a run, or of several side by side")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+    report.add_argument(
+        "--out", metavar="FILE", help="the page; report.html of the run if left out"
+    )
+    report.add_argument(
+        "--figures", action="store_true", help="also each figure as PNG, SVG and PDF, beside it"
+    )
     return parser
 
 

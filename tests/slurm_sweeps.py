@@ -1,0 +1,147 @@
+"""Sweeps on a development cluster, started as people start them, and what to look at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from slurm.devcluster import DevCluster
+from toolkit.cluster.failure_log import read_failures
+from toolkit.cluster.queue import read_queue
+from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.snapshot import TaskView, take_snapshot
+from toolkit.results import load
+from toolkit.task import TaskState
+
+ROOT = Path(__file__).resolve().parents[1]
+DIFFERS_FROM_RUN_TO_RUN = ["seconds", "peak_memory_bytes", "created", "config_hash"]
+CONFIG = """\
+name: tiny-synthetic
+dataset: {kind: synthetic, n_train: 60, n_val: 20, n_neuroids: 4, image_px: 32}
+models:
+  - {library: pixels}
+  - {library: timm, names: test_resnet, layers: global_pool}
+  - {library: timm, names: test_vit, layers: blocks.5}
+readouts: {kind: ridge, n_components: 20}
+executor: {kind: slurm, profile: devcluster}
+resources: {extract: {cpus: 1, memory_gb: 3}, encode: {cpus: 1, memory_gb: 3}}
+"""
+# One network over so many images that there is time to disturb it.
+LONG = """\
+name: long-synthetic
+dataset: {kind: synthetic, n_train: 1200, n_val: 20, n_neuroids: 4, image_px: 32}
+models: {library: timm, names: test_vit, layers: blocks.5}
+readouts: {kind: ridge, n_components: 20}
+executor: {kind: slurm, profile: devcluster}
+extraction: {batch_size: 16}
+resources: {extract: {cpus: 1, memory_gb: 3}, encode: {cpus: 1, memory_gb: 3}}
+"""
+
+
+def start(*words: str | Path, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "toolkit.sweep", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def sweep(*words: str | Path, expect: int = 0, cwd: Path = ROOT) -> str:
+    process = start(*words, cwd=cwd)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == expect, output
+    return output
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 120.0) -> None:
+    limit_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < limit_s
+        time.sleep(0.1)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def views(folder: Path) -> dict[str, TaskView]:
+    """By label."""
+    run = RunFolder.open(folder)
+    return {f"{v.task.kind} {v.task.label}": v for v in take_snapshot(run, run.tasks())}
+
+
+def states(folder: Path) -> Counter[str]:
+    return Counter(str(view.state) for view in views(folder).values())
+
+
+def extraction(folder: Path, network: str) -> TaskView:
+    return next(
+        v for name, v in views(folder).items() if name.startswith("extract") and network in name
+    )
+
+
+def progress(folder: Path, network: str) -> int:
+    """Images that a running extraction has done."""
+    if not (folder / "plan.json").is_file():
+        return 0
+    view = extraction(folder, network)
+    return view.attempt.n_done if view.attempt and view.state is TaskState.RUNNING else 0
+
+
+def element_of(folder: Path, network: str) -> str:
+    queue = read_queue(RunFolder(folder))
+    assert queue is not None
+    place = queue.place(extraction(folder, network).task.id)
+    assert place is not None
+    return place.element
+
+
+def classes(folder: Path) -> Counter[str]:
+    return Counter(str(failure.failure) for failure in read_failures(RunFolder(folder)))
+
+
+def log_of(folder: Path, network: str) -> str:
+    return RunFolder(folder).log_path(extraction(folder, network).task.id).read_text()
+
+
+def assert_all_done_once(folder: Path) -> None:
+    run = RunFolder.open(folder)
+    assert states(folder) == {"done": len(run.tasks())}
+    assert set(load(folder).results["status"]) == {"done"}
+    for task in run.tasks():
+        lines = run.log_path(task.id).read_text().splitlines()
+        assert sum(f" done {task.label}" in line for line in lines) == 1, task.label
+
+
+def occupy(cluster: DevCluster, partition: str, seconds: int = 600) -> str:
+    """Take every core of the cluster; the job's id."""
+    words = ["sbatch", "--parsable", f"--partition={partition}", "--output=/dev/null"]
+    nodes = [f"--nodes={cluster.shape.n_nodes}", "--exclusive", f"--wrap=sleep {seconds}"]
+    return cluster.run([*words, *nodes]).stdout.strip()
+
+
+def assert_continued(log: str) -> None:
+    """The first progress after the last start is not that of an extraction from the beginning."""
+    lines = [line for line in log.splitlines() if " of " in line and "," in line]
+    last = log.splitlines().index(next(x for x in reversed(log.splitlines()) if " start " in x))
+    after = [x for x in log.splitlines()[last:] if " of " in x]
+    before = [x for x in log.splitlines()[:last] if " of " in x]
+    assert lines
+    assert int(after[0].split(" of ")[0].split()[-1]) > 64
+    assert int(before[-1].split(" of ")[0].split()[-1]) > 0
+
+
+def node_of(folder: Path) -> str:
+    queue = read_queue(RunFolder(folder))
+    view = queue.view(extraction(folder, "test_vit").task.id) if queue else None
+    return view.node if view and view.state == "RUNNING" else ""

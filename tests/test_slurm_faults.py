@@ -1,0 +1,208 @@
+"""Disturbed sweeps on a real Slurm: right states and classes, nothing lost, nothing run twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from slurm_sweeps import (
+    CONFIG,
+    LONG,
+    assert_all_done_once,
+    assert_continued,
+    classes,
+    element_of,
+    extraction,
+    log_of,
+    node_of,
+    occupy,
+    progress,
+    start,
+    states,
+    sweep,
+    views,
+    wait_until,
+    written,
+)
+
+from slurm.devcluster import ClusterShape, DevCluster
+from toolkit.cluster.failure_log import read_failures
+from toolkit.cluster.queue import read_queue
+from toolkit.cluster.run_folder import RunFolder
+from toolkit.results import load
+from toolkit.task import TaskState
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def test_a_cancelled_task_stays_cancelled_until_somebody_asks(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    config = written(tmp_path, LONG)
+    process = start(config, "--out", folder)
+    wait_until(lambda: progress(folder, "test_vit") > 0)
+    slurm_cluster.run(["scancel", element_of(folder, "test_vit")])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert states(folder) == {"cancelled": 1, "blocked": 1}
+    assert classes(folder)["cancelled"] == 1
+    row = load(folder).results.iloc[0]
+    assert row["status"] == "blocked"
+    assert extraction(folder, "test_vit").task.id in row["error_message"]
+    sweep("retry", folder, "--class", "cancelled")
+    assert_all_done_once(folder)
+
+
+def test_cancel_takes_a_run_out_of_the_queue(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    sweep(written(tmp_path, LONG), "--out", folder, "--detach")
+    wait_until(lambda: progress(folder, "test_vit") > 0)
+    assert "2 jobs taken out of the queue" in sweep("cancel", folder)
+    assert not slurm_cluster.run(["squeue", "--noheader"]).stdout
+    assert states(folder)["done"] == 0
+    sweep("status", folder, expect=1)
+
+
+def test_a_time_limit_is_continued_from_what_is_done(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    profile = tmp_path / "site.yaml"
+    profile.write_text(
+        "signal_delay_s: 5\nmin_query_interval_s: 1\n"
+        'default: {setup: ["[ $SLURM_RESTART_COUNT ] || sleep 20"]}\n'
+    )
+    config = written(tmp_path, LONG.replace("n_train: 1200", "n_train: 2500"))
+    limit = ("--set", "resources.extract.timeout_min=1")
+    sweep(config, "--out", folder, "--profile", profile, *limit)
+    assert_all_done_once(folder)
+    assert classes(folder) == {}
+    log = log_of(folder, "test_vit")
+    assert "the scheduler sent SIGUSR2; the task will be continued" in log
+    assert log.count(" start ") >= 2
+    assert_continued(log)
+
+
+def test_a_preempted_task_continues_and_costs_no_retry(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    process = start(written(tmp_path, LONG), "--out", folder)
+    wait_until(lambda: progress(folder, "test_vit") > 200)
+    high = occupy(slurm_cluster, "high", seconds=5)
+    wait_until(lambda: "SIGUSR2" in log_of(folder, "test_vit"))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert high
+    assert classes(folder) == {}
+    assert_all_done_once(folder)
+    assert_continued(log_of(folder, "test_vit"))
+
+
+def test_a_lost_node_is_left_and_the_task_done_elsewhere(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    process = start(written(tmp_path, LONG), "--out", folder)
+    wait_until(lambda: progress(folder, "test_vit") > 200)
+    queue = read_queue(RunFolder(folder))
+    assert queue is not None
+    wait_until(lambda: node_of(folder))
+    slurm_cluster.kill_node(node_of(folder))
+    output, _ = process.communicate(timeout=250)
+    assert process.returncode == 0, output
+    assert_all_done_once(folder)
+    assert_continued(log_of(folder, "test_vit"))
+
+
+def test_a_job_over_its_memory_is_tried_with_more(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    little = ("--set", "resources.extract.memory_gb=0.3")
+    only = LONG.replace("n_train: 1200", "n_train: 60")
+    sweep(written(tmp_path, only), "--out", folder, *little)
+    assert_all_done_once(folder)
+    failures = read_failures(RunFolder(folder))
+    over = [failure for failure in failures if str(failure.failure) == "out_of_memory"]
+    asked = [failure.memory_gb for failure in over]
+    assert asked == sorted(set(asked))
+    assert asked[0] == 0.3
+    assert over[0].peak_memory_gb is not None
+    assert over[0].peak_memory_gb > 0.3
+    assert classes(folder).keys() <= {"out_of_memory", "blocked"}
+
+
+def test_a_parent_that_fails_blocks_its_children_only(
+    use_cluster: Callable[[ClusterShape], DevCluster], tmp_path: Path, folder: Path
+) -> None:
+    """On a cluster without accounting."""
+    use_cluster(ClusterShape(has_accounting=False))
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    broken = (
+        "  - {library: timm, names: test_vit2, layers: blocks.5, "
+        f"weights: {tmp_path / 'broken.pth'}}}\n"
+    )
+    text = CONFIG.replace("readouts:", f"{broken}readouts:")
+    output = sweep(written(tmp_path, text), "--out", folder, expect=1)
+    assert states(folder) == {"done": 6, "failed": 1, "blocked": 1}
+    (failed,) = [v for v in views(folder).values() if v.state is TaskState.FAILED]
+    (blocked,) = [v for v in views(folder).values() if v.state is TaskState.BLOCKED]
+    assert failed.task.id in blocked.reason
+    assert failed.attempt is not None
+    assert failed.attempt.error_class == "bad_model"
+    assert classes(folder)["bad_data"] == 1
+    assert "bad_model" in output
+    rows = load(folder).results.set_index("status")
+    assert rows.loc["blocked", "error_class"] == "blocked"
+    assert "Traceback" in sweep("logs", folder, failed.task.id)
+
+
+def test_an_environment_that_cannot_import_stops_its_family_at_once(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "shadow" / "timm").mkdir(parents=True)
+    (tmp_path / "shadow" / "timm" / "__init__.py").write_text("import no_such_module\n")
+    profile = tmp_path / "site.yaml"
+    profile.write_text(
+        "min_query_interval_s: 1\n"
+        f'extract: {{setup: ["export PYTHONPATH={tmp_path / "shadow"}"]}}\n'
+    )
+    canary = ("--set", "executor.canary_above=1")
+    sweep(written(tmp_path, CONFIG), "--out", folder, "--profile", profile, *canary, expect=1)
+    assert states(folder) == {"done": 2, "failed": 1, "blocked": 3}
+    assert classes(folder)["import_error"] == 1
+    stopped = extraction(folder, "test_vit")
+    assert stopped.state is TaskState.BLOCKED
+    assert "extract timm is stopped" in stopped.reason
+
+
+def test_a_controller_that_is_away_while_somebody_watches(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    sweep(written(tmp_path, LONG), "--out", folder, "--detach")
+    wait_until(lambda: progress(folder, "test_vit") > 0)
+    process = start("status", folder, "--watch")
+    slurm_cluster.stop_controller()
+    seen = set()
+
+    def note() -> bool:
+        seen.update(states(folder))
+        queue = read_queue(RunFolder(folder))
+        return queue is not None and queue.report.failure is not None
+
+    wait_until(note)
+    gone_s = time.monotonic()
+    while time.monotonic() - gone_s < 30:
+        seen.update(states(folder))
+        time.sleep(0.5)
+    slurm_cluster.start_controller()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert not seen & {"failed", "blocked", "cancelled"}
+    sweep("collect", folder)
+    assert_all_done_once(folder)

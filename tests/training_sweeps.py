@@ -12,7 +12,6 @@ import pandas as pd
 from toolkit import results
 from toolkit.catalog import Catalog
 from toolkit.cluster.run_folder import RunFolder
-from toolkit.cluster.snapshot import take_snapshot
 from toolkit.config import load_config
 from toolkit.plan import Plan, make_plan
 
@@ -46,16 +45,5 @@ def sweep(config: Path, run: Path, *words: str, expect: int = 0) -> str:
 
 def collected(folder: Path) -> pd.DataFrame:
     """The rows of all read-outs and trainings."""
-    run = RunFolder(folder)
-    rows = [
-        results.PlannedRow(
-            task_id=view.task.id,
-            status=str(view.state),
-            identity=view.task.columns,
-            error_class=(view.attempt.error_class or None) if view.attempt else None,
-            error_message=view.reason or None,
-        )
-        for view in take_snapshot(run, run.tasks())
-        if view.task.kind.gives_scores
-    ]
-    return results.collect(rows, run.results_folder, run.path)
+    _, rows = results.collect_run(RunFolder(folder))
+    return rows

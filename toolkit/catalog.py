@@ -127,6 +127,7 @@ class Catalog:
         toolkit.models.ModelError
             If it does not exist, cannot be cut as asked or does not run.
         """
+        trunk = _without_weights(trunk)
         key = json_digest(["trunk", trunk])
         if key not in self._answers:
             from toolkit.models.trunks import n_trunk_stages, trunk_shape
@@ -158,6 +159,7 @@ class Catalog:
         toolkit.models.ModelError
             As :meth:`trunk`, or if it has no such layer.
         """
+        trunk = _without_weights(trunk)
         key = json_digest(["trained", trunk, layers])
         if key not in self._answers:
             from toolkit.models.trunks import trace_trunk, trunk_preprocessing
@@ -237,6 +239,11 @@ def trunk_of(plain: dict[str, Any]) -> TrunkSpec:
     from toolkit.models.network_spec import NetworkSpec
 
     return NetworkSpec.from_plain({"trunk": plain}).trunk
+
+
+def _without_weights(trunk: dict[str, Any]) -> dict[str, Any]:
+    """Shapes and layers do not depend on them."""
+    return {**trunk, "weights": "random"} if trunk["kind"] == "zoo" else trunk
 
 
 def _library_versions() -> dict[str, str]:

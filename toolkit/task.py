@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from functools import cached_property
 from typing import Any
 
 # Part of every id: raise it when a kind's code changes what the same parameters give.

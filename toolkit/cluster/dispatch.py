@@ -172,7 +172,7 @@ def _submit(
         return set()
     code = take_code_snapshot(run.path, settings.git_sha)
     ids = {task_id for array in wave for element in array.task_ids for task_id in element}
-    for task_id in ids:
+    for task_id in ids & run.attempts().keys():
         run.reopen(task_id)
     submit_arrays(run, wave, settings.profile, code)
     return ids

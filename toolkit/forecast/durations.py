@@ -23,6 +23,11 @@ _ALIKE = {
         2: "same network, other forms",
         1: "other networks: a wide range",
     },
+    TaskKind.TRAIN: {
+        3: "same network, trained alike",
+        2: "same network, trained otherwise",
+        1: "other networks: a wide range",
+    },
     TaskKind.ENCODE: {
         3: "same read-out and data set",
         2: "same read-out, other data sets",
@@ -143,7 +148,7 @@ class _Index:
             for n_parts in (1, 2, 3):
                 members[each.kind, each.likeness[:n_parts]].append(each)
         self._groups = {
-            key: (_PerImage if key[0] is TaskKind.EXTRACT else _PerFeatures)(
+            key: (_PerFeatures if key[0] is TaskKind.ENCODE else _PerImage)(
                 some, are_alike=len(key[1]) == 3
             )
             for key, some in members.items()

@@ -52,6 +52,9 @@ def likeness_of(task: Task, device: str) -> Likeness:
     """
     if task.kind is TaskKind.EXTRACT:
         return device, f"{task.params['library']}/{task.params['model']}", form_of(task).name
+    if task.kind is TaskKind.TRAIN:
+        columns = task.columns
+        return device, f"{columns['library']}/{columns['model']}", columns["readout"]
     return device, task.columns["readout"], task.columns["dataset"]
 
 
@@ -60,6 +63,8 @@ def size_of(task: Task) -> float:
     if task.kind is TaskKind.EXTRACT:
         _, n_parts = task.params.get("part", (0, 1))
         return float(task.columns["n_stimuli"]) / n_parts
+    if task.kind is TaskKind.TRAIN:
+        return float(task.options["image_passes"])
     return float(task.columns["n_features"])
 
 

@@ -29,7 +29,7 @@ def former_tasks(run: RunFolder) -> dict[str, Task]:
     try:
         plan = json.loads(run.plan_path.read_text(encoding="utf-8"))
         return {raw["id"]: _task(raw) for raw in plan["tasks"]}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 

@@ -20,7 +20,8 @@ from toolkit.plan.refusals import (
 )
 from toolkit.plan.tasks import tasks_of
 from toolkit.plan.train_tasks import PlannedTraining, training_tasks
-from toolkit.plan.trainings import is_excluded, plan_variants, refuse_unfitting
+from toolkit.plan.training_refusals import refuse_unfitting
+from toolkit.plan.trainings import is_excluded, plan_variants
 from toolkit.task import Task
 from toolkit.yaml_source import ConfigError, Source
 

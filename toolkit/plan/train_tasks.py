@@ -14,7 +14,7 @@ from toolkit.models import ModelError
 from toolkit.plan.datasets import PlannedDataset
 from toolkit.plan.identity import config_hash, how_to_score
 from toolkit.plan.searches import rungs_of, trials_of, with_choices
-from toolkit.plan.trainings import Variant, hmo_search, recipe_of
+from toolkit.plan.variants import Variant, hmo_search, recipe_of
 from toolkit.task import Task, TaskKind
 from toolkit.training import Recipe
 from toolkit.training.hmo.space import ModuleSpace
@@ -138,7 +138,9 @@ class _Setting:
             params={"step": step, **params},
             inputs=tuple(dict.fromkeys((*self.inputs, *inputs))),
             columns=self.columns(step, **columns),
-            options=self.options(image_passes=n_epochs * self.dataset.n_train, **(options or {})),
+            options=self.options(
+                image_passes=max(n_epochs, 1) * self.dataset.n_train, **(options or {})
+            ),
         )
 
 

@@ -11,7 +11,7 @@ from toolkit.encoding import EncodingError
 from toolkit.encoding.statistics import LayerStatistics, load_statistics
 from toolkit.plan import features_id
 from toolkit.report.study import Study
-from toolkit.task import Task, json_digest
+from toolkit.task import Task, TaskKind, json_digest
 
 
 class Recordings:
@@ -56,7 +56,7 @@ class Recordings:
     def statistics(self, row: pd.Series) -> LayerStatistics | None:
         """Gram matrix and row sums of a row's layer; None where they were not kept."""
         task = self.task(row)
-        if task is None:
+        if task is None or task.kind is not TaskKind.ENCODE:
             return None
         path = self._runs[row["run"]].gram_path(features_id(task), task.params["layer"])
         if not path.is_file():

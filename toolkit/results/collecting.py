@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.results.tables import PlannedRow, collect
-from toolkit.task import TaskKind, TaskState
+from toolkit.task import TaskState
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCORED_KINDS = (TaskKind.ENCODE,)
 
 
 def collect_run(run: RunFolder) -> tuple[list[TaskView], pd.DataFrame]:
@@ -32,7 +30,7 @@ def collect_run(run: RunFolder) -> tuple[list[TaskView], pd.DataFrame]:
             error_message=view.reason or None,
         )
         for view in views
-        if view.task.kind in SCORED_KINDS
+        if view.task.kind.gives_scores
     ]
     return views, collect(rows, run.results_folder, run.path)
 

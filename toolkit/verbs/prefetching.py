@@ -18,11 +18,8 @@ def fetch_weights(tasks: Sequence[Task], console: Console) -> None:
     RunFolderError
         If some are not to be had; all of them are named.
     """
-    wanted = {
-        (task.params["library"], task.params["model"])
-        for task in tasks
-        if task.kind is TaskKind.EXTRACT and task.options.get("weights") == "pretrained"
-    }
+    pretrained = [task for task in tasks if task.options.get("weights") == "pretrained"]
+    wanted = {network for task in pretrained if (network := _network_of(task)) is not None}
     if not wanted:
         return
     from toolkit import models
@@ -36,3 +33,11 @@ def fetch_weights(tasks: Sequence[Task], console: Console) -> None:
     if problems:
         raise RunFolderError("\n".join(problems))
     console.print(f"The weights of {len(wanted)} networks are here.")
+
+
+def _network_of(task: Task) -> tuple[str, str] | None:
+    """Library and name of the network whose weights a task starts from."""
+    if task.kind is TaskKind.EXTRACT:
+        return task.params["library"], task.params["model"]
+    trunk = task.params.get("network", {}).get("trunk")
+    return (trunk["library"], trunk["name"]) if trunk else None

@@ -208,13 +208,10 @@ def _wait_for_end(folder: RunFolder, settings: SlurmSettings, n_left: int) -> in
 
 def failed_tasks(folder: RunFolder) -> list[Task]:
     """Those whose record says that they are over, without a result."""
-    return [
-        task
-        for task in folder.tasks()
-        if not folder.is_done(task.id)
-        and (attempt := folder.attempt(task.id)) is not None
-        and attempt.state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.BLOCKED)
-    ]
+    over = (TaskState.FAILED, TaskState.CANCELLED, TaskState.BLOCKED)
+    failed = {i for i, attempt in folder.attempts().items() if attempt.state in over}
+    failed -= folder.done_ids()
+    return [task for task in folder.tasks() if task.id in failed]
 
 
 @contextmanager

@@ -88,6 +88,7 @@ def running_of(task: Task, ending: EndingProgress) -> Running:
     device = device_of(task)
     return Running(
         device=device,
+        n_devices=n_devices_of(task, device),
         compiled=task.options["compile"],
         memory_bytes=int(task.options["memory_gb"] * 1e9) if device.type == "cpu" else None,
         checkpoint_interval_s=task.options["checkpoint_s"],
@@ -104,6 +105,19 @@ def device_of(task: Task) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def n_devices_of(task: Task, device: torch.device) -> int:
+    """On how many devices it trains: the GPUs that were asked for and are there, or else one.
+
+    Modules of a grown network are trained too briefly for more.
+    """
+    import torch
+
+    n_asked = task.options.get("gpus") or 1
+    if device.type != "cuda" or n_asked == 1 or task.params["step"] == "modules":
+        return 1
+    return max(1, min(n_asked, torch.cuda.device_count()))
 
 
 def keep_network(task: Task, session: Session, weights: Path, *, moves: bool = True) -> None:

@@ -90,6 +90,7 @@ class _Setting:
             "compile": training.compile,
             "checkpoint_s": training.checkpoint_s,
             "memory_gb": self.config.resources.train.memory_gb,
+            "gpus": self.config.resources.train.gpus,
             "config_hash": config_hash(self.config),
             **more,
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.training.errors import (
     DivergedError,
     OtherTrainingError,
+    RankLostError,
     RecipeError,
     StoppedError,
     TrainingDataError,
@@ -54,6 +55,7 @@ __all__ = [
     "Optimizer",
     "OtherTrainingError",
     "Predictions",
+    "RankLostError",
     "Recipe",
     "RecipeError",
     "Running",

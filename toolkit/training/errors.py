@@ -27,6 +27,12 @@ class DivergedError(RuntimeError):
     error_class = "diverged"
 
 
+class RankLostError(RuntimeError):
+    """A process of a training on several devices that ended without a word."""
+
+    error_class = "process_lost"
+
+
 class StoppedError(RuntimeError):
     """Training was asked to stop; a checkpoint was written, from which it goes on."""
 

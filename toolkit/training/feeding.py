@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from toolkit.training.images import ImageBank
 from toolkit.training.objectives import Targets
+from toolkit.training.ranks import Rank
 from toolkit.training.recipe import Augmentation
 
 _SEED_ORDER = 2
+
+_ALONE = Rank()
 
 # A bank smaller than this share of a GPU's free memory is kept there as a whole.
 _RESIDENT_SHARE = 0.25
@@ -33,10 +36,21 @@ def epoch_batches(
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (n, 3, height, width), float32 and normalised, and their targets, on the device."""
+    """A batch, or a rank's part of it, on the device.
+
+    Parameters
+    ----------
+    images
+        (n, 3, height, width), float32 and normalised: those of the rank's part.
+    targets
+        Of the whole batch.
+    n_images
+        Of the whole batch.
+    """
 
     images: torch.Tensor
     targets: Targets
+    n_images: int
 
 
 class Feeder:
@@ -66,26 +80,29 @@ class Feeder:
         self._resident = _resident(bank, device)
 
     def batches(
-        self, batches: Sequence[NDArray[np.integer]], augmentation: Augmentation | None = None
+        self,
+        batches: Sequence[NDArray[np.integer]],
+        augmentation: Augmentation | None = None,
+        rank: Rank = _ALONE,
     ) -> Iterator[Batch]:
-        """Each batch of rows in turn."""
+        """Each batch of rows in turn, with the images of the rank's part."""
         if not batches:
             return
         with ThreadPoolExecutor(1, "batch-feeder") as thread:
-            upcoming = thread.submit(self._pixels, batches[0])
+            upcoming = thread.submit(self._pixels, rank.part(batches[0]))
             for turn, rows in enumerate(batches):
                 pixels = upcoming.result().to(self._device, non_blocking=True)
                 if turn + 1 < len(batches):
-                    upcoming = thread.submit(self._pixels, batches[turn + 1])
+                    upcoming = thread.submit(self._pixels, rank.part(batches[turn + 1]))
                 if augmentation is not None:
                     pixels = augmented(pixels, augmentation)
                 images = self._bank.normalised(pixels, channels_last=self._channels_last)
                 index = torch.from_numpy(rows).to(self._device, non_blocking=True)
-                yield Batch(images, self._targets.at(index))
+                yield Batch(images, self._targets.at(index), len(rows))
 
     def _pixels(self, rows: NDArray[np.integer]) -> torch.Tensor:
         if self._resident is not None:
-            return self._resident[torch.from_numpy(rows).to(self._device)]
+            return self._resident[torch.from_numpy(rows).to(self._device, non_blocking=True)]
         pixels = self._bank.batch(rows)
         return pixels.pin_memory() if self._device.type == "cuda" else pixels
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +81,10 @@ class ImageBank:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes map the same file."""
+        return type(self), (self.path, self.preprocessing)
+
     @property
     def key(self) -> str:
         """What names the content."""
@@ -93,8 +98,11 @@ class ImageBank:
         """What the network sees, float32, of bytes on any device."""
         layout = torch.channels_last if channels_last else torch.contiguous_format
         floats = images.to(torch.float32, memory_format=layout)
-        device = images.device
-        return floats.sub_(self._offset.to(device)).div_(self._scale.to(device))
+        # A copy that is waited for would also wait for the steps before.
+        offset, scale = (
+            value.to(images.device, non_blocking=True) for value in (self._offset, self._scale)
+        )
+        return floats.sub_(offset).div_(scale)
 
 
 def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing) -> None:

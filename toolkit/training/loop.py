@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
 from toolkit.training.assignment import Assignment
 from toolkit.training.checkpoint import Checkpoints
+from toolkit.training.distributed import train_together
 from toolkit.training.reproducibility import reproducible
 from toolkit.training.trainer import CurveRow, Running, Trainer
 from toolkit.training.weights import Trained, save_trained
-
-_log = logging.getLogger("toolkit")
 
 WEIGHTS_NAME = "weights.safetensors"
 
@@ -74,18 +72,19 @@ def train(assignment: Assignment, folder: Path, running: Running | None = None) 
         If the folder holds a checkpoint of another training.
     RecipeError, TrainingDataError
         If recipe and data do not fit each other.
+    RankLostError
+        If one of the processes that train on several devices ended without a word.
     toolkit.models.ModelError
         As :func:`toolkit.models.trainable.build_network`; a decoder that will not fit in memory is
         refused before it is allocated.
     """
     running = running or Running()
     checkpoints = Checkpoints(folder, assignment.identity())
+    if running.n_devices > 1:
+        train_together(assignment, folder, running)
     with reproducible(running.device, assignment.recipe.seed):
         trainer = Trainer(assignment, running, checkpoints)
-        found = checkpoints.load()
-        if found is not None:
-            trainer.restore(found)
-            _log.info("going on at epoch %d, step %d", trainer.state.epoch, trainer.state.step)
+        trainer.go_on()
         trainer.run()
         best_epoch = trainer.take_best()
     trained = Trained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,12 @@ from toolkit.training.preparation import (
     scaling_of,
     targets_of,
 )
+from toolkit.training.ranks import Rank
 from toolkit.training.reproducibility import rng_states, set_rng_states
+
+_log = logging.getLogger("toolkit")
+
+_ALONE = Rank()
 
 # Losses are looked at so often; each look waits for the device.
 _STEPS_PER_LOOK = 20
@@ -43,6 +49,11 @@ class Running:
     ----------
     device
         Where it runs.
+    n_devices
+        On how many devices of this kind, from the first on, each with a process and its share of
+        every batch; CPUs are one device, but may be shared by several processes. Up to rounding
+        the weights do not depend on it, but for what is drawn (dropout, augmentation) and for
+        batch normalisation, which sees a device's share.
     compiled
         Whether the network is compiled by ``torch.compile``.
     memory_bytes
@@ -57,6 +68,7 @@ class Running:
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    n_devices: int = 1
     compiled: bool = False
     memory_bytes: int | None = None
     checkpoint_interval_s: float = 300.0
@@ -103,24 +115,34 @@ class Trainer:
         How.
     checkpoints
         Where its state is kept.
+    rank
+        Which of the processes that train together this is.
     """
 
-    def __init__(self, assignment: Assignment, running: Running, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        running: Running,
+        checkpoints: Checkpoints,
+        rank: Rank = _ALONE,
+    ) -> None:
         recipe, dataset = assignment.recipe, assignment.dataset
         self.n_epochs = min(recipe.n_epochs, assignment.pause_after or recipe.n_epochs)
         self.recipe, self.running, self.checkpoints = recipe, running, checkpoints
+        self.rank = rank
         self.fitted, self.validation = carve_validation(assignment.rows, recipe)
         self.classes: dict[str, tuple[str, ...]] = {
             kind: class_names(dataset, kind) for kind in recipe.label_kinds
         }
         self.targets = targets_of(dataset, recipe, self.fitted)
         self.network = self._build(assignment)
-        self.forward = torch.compile(self.network) if running.compiled else self.network
         self.feeder = Feeder(
             assignment.bank, self.targets, running.device, channels_last=recipe.channels_last
         )
         self.weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.optimizer = make_optimizer(recipe.optimizer, self.weights)
+        joined = rank.joined(self.network, recipe.objectives)
+        self.forward: Callable[..., Any] = torch.compile(joined) if running.compiled else joined
         self.n_steps = len(self._batches(epoch=0))
         self.scheduler = make_scheduler(recipe, self.optimizer, self.n_steps)
         is_half = recipe.precision == "float16"
@@ -142,7 +164,7 @@ class Trainer:
             started = time.perf_counter()
             self.network.train()
             left = self._batches(state.epoch)[state.step :]
-            for batch in self.feeder.batches(left, self.recipe.augmentation):
+            for batch in self.feeder.batches(left, self.recipe.augmentation, self.rank):
                 self._step(batch)
                 self._tell_progress()
                 is_stopped = self.running.should_stop()
@@ -158,7 +180,7 @@ class Trainer:
         self.save()
 
     def save(self) -> None:
-        """Write a checkpoint, unless a loss or weight is not finite.
+        """Write a checkpoint on the first rank, unless a loss or weight is not finite.
 
         Raises
         ------
@@ -170,6 +192,8 @@ class Trainer:
         for name, value in weights.items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise self._diverged(f"{name} is not finite")
+        if not self.rank.is_first:
+            return
         self.checkpoints.save(
             {
                 "network": weights,
@@ -181,8 +205,21 @@ class Trainer:
             }
         )
 
-    def restore(self, content: Mapping[str, Any]) -> None:
-        """Take over the content of a checkpoint."""
+    def go_on(self) -> None:
+        """Take over the last checkpoint, if there is one.
+
+        Raises
+        ------
+        OtherTrainingError
+            If it is of another training.
+        """
+        found = self.checkpoints.load()
+        if found is not None:
+            self._restore(found)
+            _log.info("going on at epoch %d, step %d", self.state.epoch, self.state.step)
+        self.rank.seed(self.recipe.seed, self._n_done())
+
+    def _restore(self, content: Mapping[str, Any]) -> None:
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
@@ -232,15 +269,20 @@ class Trainer:
 
     def _tell_progress(self) -> None:
         if self.running.progress is not None:
-            n_done = self.state.epoch * self.n_steps + self.state.step
-            self.running.progress(n_done, self.n_epochs * self.n_steps)
+            self.running.progress(self._n_done(), self.n_epochs * self.n_steps)
+
+    def _n_done(self) -> int:
+        return self.state.epoch * self.n_steps + self.state.step
 
     def _step(self, batch: Batch) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         with mixed_precision(self.running.device, self.recipe.precision):
             outputs = self.forward(batch.images)
+        outputs = self.rank.gathered(outputs, batch.n_images, self.running.device)
         terms = loss_terms(self.recipe.objectives, outputs, batch.targets)
-        self.scaler.scale(total_loss(self.recipe.objectives, terms)).backward()
+        # Each rank has the gradient of its part, and the mean over ranks is taken.
+        loss = total_loss(self.recipe.objectives, terms) * self.rank.n_ranks
+        self.scaler.scale(loss).backward()
         if self.recipe.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm)
@@ -248,7 +290,7 @@ class Trainer:
         self.scaler.update()
         if self.recipe.schedule.kind == "onecycle":
             self.scheduler.step()
-        self._count(terms, len(batch.images))
+        self._count(terms, batch.n_images)
 
     def _count(self, terms: Mapping[str, torch.Tensor], n_images: int) -> None:
         sums = self.state.sums
@@ -298,10 +340,12 @@ class Trainer:
 
     def _validate(self) -> CurveRow:
         """Losses and scores on all validation images at once."""
-        n_batches = -(-len(self.validation) // self.recipe.batch_size)
-        batches = self.feeder.batches(np.array_split(self.validation, n_batches))
-        images = (batch.images for batch in batches)
+        self.rank.take_over_buffers(self.network)
+        own = self.rank.part(self.validation)
+        n_batches = -(-len(own) // self.recipe.batch_size)
+        images = (batch.images for batch in self.feeder.batches(np.array_split(own, n_batches)))
         outputs = collected(self.network, images, self.recipe.precision)
+        outputs = self.rank.gathered(outputs, len(self.validation), self.running.device)
         targets = self.targets.at(torch.from_numpy(self.validation))
         terms = loss_terms(self.recipe.objectives, outputs, targets)
         row = self._named("val", {kind: value.item() for kind, value in terms.items()})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from toolkit.cluster.dispatch import SlurmSettings
 from toolkit.cluster.limits import ArrayLimits, ask_limits
 from toolkit.cluster.profiles import (
     PROFILES_FOLDER,
@@ -132,3 +134,12 @@ def test_limits_of_accounts_count_where_slurm_enforces_them(fake_slurm: FakeSlur
     )
     profile = SiteProfile.model_validate({"default": {"account": "mine"}})
     assert ask_limits(profile) == ArrayLimits(500, 700)
+
+
+def test_the_run_folder_remembers_what_stages_leave_out() -> None:
+    profile = SiteProfile.model_validate({"default": {"partition": "gpu"}, "encode": {"cpus": 2}})
+    settings = SlurmSettings(profile, {}, None, "")
+    raw = json.loads(json.dumps(settings.to_dict()))
+    again = SiteProfile.model_validate(raw["profile"])
+    assert [again.stage(kind) for kind in TaskKind] == [profile.stage(kind) for kind in TaskKind]
+    assert again.stage(TaskKind.ENCODE).partition == "gpu"

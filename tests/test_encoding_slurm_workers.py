@@ -385,7 +385,7 @@ def planned(folder: Path, workers: str, *overrides: str) -> tuple[RunFolder, lis
     encode = [replace(task, options={**task.options, **options}) for task in plan.encode]
     run = RunFolder(folder / "a run, with 'quotes'")
     run.create()
-    profile = profile_with_scratch(folder).model_dump(mode="json")
+    profile = profile_with_scratch(folder).model_dump(mode="json", exclude_unset=True)
     run.write_plan([*plan.extract, *encode], {"slurm": {"profile": profile}})
     run_tasks(str(run.path), [task.id for task in plan.extract], 1)
     return run, encode

@@ -53,7 +53,8 @@ class SlurmSettings:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            "profile": self.profile.model_dump(mode="json"),
+            # What a stage leaves out must stay left out: it is taken from the default.
+            "profile": self.profile.model_dump(mode="json", exclude_unset=True),
             "requests": {str(kind): vars(request) for kind, request in self.requests.items()},
             "canary_above": self.canary_above,
             "git_sha": self.git_sha,

@@ -115,21 +115,22 @@ def dispatch(
         forgive(folder, [task.id for task in again])
         for task in again:
             folder.reopen(task.id)
-    standing = _submit_first(folder)
-    console.print(
-        f"{standing.n_submitted} tasks submitted, {standing.n_queued - standing.n_submitted} were "
-        "in the queue already"
-        + (f", {standing.n_waiting} wait for room in it." if standing.n_waiting else ".")
-    )
-    if detach:
-        _leave(folder, console)
-        return None
     try:
         with _left_by_signals():
-            return _watch(folder, standing, console)
+            standing = _submit_first(folder)
+            console.print(_submitted_text(standing))
+            if not detach:
+                return _watch(folder, standing, console)
     except KeyboardInterrupt:
-        _leave(folder, console)
-        return None
+        console.print()
+    _leave(folder, console)
+    return None
+
+
+def _submitted_text(standing: Standing) -> str:
+    n_before = standing.n_queued - standing.n_submitted
+    room = f", {standing.n_waiting} wait for room in it" if standing.n_waiting else ""
+    return f"{standing.n_submitted} tasks submitted, {n_before} were in the queue already{room}."
 
 
 def _watch(folder: RunFolder, standing: Standing, console: Console) -> Standing:

@@ -25,6 +25,7 @@ from toolkit.yaml_source import ConfigError
 
 EXIT_DONE, EXIT_UNFINISHED, EXIT_REFUSED = 0, 1, 2
 
+EXECUTORS = ("inprocess", "local", "slurm")
 VERBS = ("run", "plan", "status", "logs", "retry", "cancel", "collect", "report")
 
 
@@ -88,12 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument(
         "--error", metavar="REGEX", help="only failures whose message matches this expression"
     )
-    for verb in (run, retry):
+    for verb, places in ((run, EXECUTORS), (plan, EXECUTORS), (retry, EXECUTORS[:2])):
         verb.add_argument(
-            "--executor",
-            choices=("inprocess", "local", "slurm"),
-            help="where jobs run; what the config says if left out",
+            "--executor", choices=places, help="where jobs run; as before, or the config's"
         )
+    for verb in (run, retry):
         verb.add_argument(
             "--detach", action="store_true", help="return when all is submitted, or run on behind"
         )

@@ -80,7 +80,17 @@ def cancel_keeper(run: RunFolder) -> None:
     path = _id_path(run)
     if path.is_file():
         slurm_output(["scancel", "--quiet", "--state=PENDING", path.read_text(encoding="ascii")])
-        path.unlink(missing_ok=True)
+        dismiss_keeper(run)
+
+
+def has_keeper(run: RunFolder) -> bool:
+    """Whether a keeper is to come back to the run."""
+    return _id_path(run).is_file()
+
+
+def dismiss_keeper(run: RunFolder) -> None:
+    """Say that none comes back: nothing is left to do."""
+    _id_path(run).unlink(missing_ok=True)
 
 
 def log_path(run: RunFolder) -> Path:

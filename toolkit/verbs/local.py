@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -26,10 +25,10 @@ from toolkit.task import Task, TaskKind, TaskState
 from toolkit.verbs.planning import Sweep
 from toolkit.verbs.viewing import finish
 
-_ON_GPU = (TaskKind.EXTRACT, TaskKind.TRAIN)
 if TYPE_CHECKING:
     from toolkit.cluster.local import JobResources
 
+_ON_GPU = (TaskKind.EXTRACT, TaskKind.TRAIN)
 _ROUNDS = 2  # the second rebuilds features that the first found damaged
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ORPHANS_S = 10.0  # jobs of a killed sweep end by themselves within a second or two
@@ -48,12 +47,9 @@ def refuse_impossible_resources(sweep: Sweep) -> None:
             )
 
 
-def detach(folder: RunFolder, options: argparse.Namespace, console: Console) -> int:
-    """Run on in a process of its own."""
-    command = [sys.executable, "-m", "toolkit.sweep", "run", str(options.config)]
-    command += ["--out", str(folder.path)]
-    command += [word for override in options.overrides for word in ("--set", override)]
-    command += ["--executor", options.executor] if options.executor else []
+def detach(folder: RunFolder, words: Sequence[str], console: Console) -> int:
+    """Run a command of the sweep, given by its words, in a process of its own."""
+    command = [sys.executable, "-m", "toolkit.sweep", *words]
     with (folder.path / "logs" / "sweep.log").open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -76,7 +72,7 @@ def dispatch(folder: RunFolder, tasks: Sequence[Task], console: Console) -> int:
         If another process runs them, or the scheduler is to.
     """
     with folder.owned(), _stopped_by_signals():
-        _refuse_jobs_in_queue(folder)
+        refuse_jobs_in_queue(folder)
         _wait_for_orphans(folder)
         try:
             for _ in range(_ROUNDS):
@@ -106,7 +102,8 @@ def stop(folder: RunFolder, console: Console) -> int:
     return 0
 
 
-def _refuse_jobs_in_queue(folder: RunFolder) -> None:
+def refuse_jobs_in_queue(folder: RunFolder) -> None:
+    """What the scheduler is to do must not be done here too."""
     queue = read_queue(folder)
     waiting = (queue.waiting_elements().keys() - folder.done_ids()) if queue else ()
     if waiting:

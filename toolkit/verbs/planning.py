@@ -45,8 +45,7 @@ class Sweep:
 def load_sweep(options: argparse.Namespace) -> Sweep:
     """Read and plan the config that a command names."""
     overrides = list(options.overrides)
-    for key in ("kind", "profile"):
-        wanted = getattr(options, {"kind": "executor"}.get(key, key), None)
+    for key, wanted in (("kind", options.executor), ("profile", options.profile)):
         overrides += [f"executor.{key}={wanted}"] if wanted else []
     config, source = load_config(options.config, overrides)
     folder = RunFolder(options.out or Path("runs") / config.name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -34,8 +35,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
         solver_reasons(sweep)
     folder, tasks = sweep.folder, sweep.plan.tasks
     folder.create()
-    sweep.catalog.save(folder.catalog_path)
-    folder.write_plan(tasks, settings)
+    with _held(folder, on_slurm="slurm" in settings):
+        sweep.catalog.save(folder.catalog_path)
+        folder.write_plan(tasks, settings)
     n_done = len(folder.done_ids() & {task.id for task in tasks})
     if n_done == len(tasks):
         console.print(f"Nothing to run: all {n_done} tasks are done.")
@@ -46,7 +48,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         slurm.settle_now(folder)
         return _on_slurm(folder, slurm.failed_tasks(folder), console, detach=options.detach)
     if options.detach:
-        return local.detach(folder, options, console)
+        return local.detach(folder, _words_of_run(options, folder), console)
     return local.dispatch(folder, tasks, console)
 
 
@@ -67,9 +69,12 @@ def retry(options: argparse.Namespace, console: Console) -> int:
         settings = folder.read_summary()
         settings["executor"]["kind"] = options.executor
         settings.pop("slurm", None)
-        folder.write_plan(folder.tasks(), settings)
+        with _held(folder, on_slurm=False):
+            folder.write_plan(folder.tasks(), settings)
     if slurm.is_slurm_run(folder):
         return _on_slurm(folder, tasks, console, detach=options.detach)
+    if options.detach:
+        return local.detach(folder, _words_of_retry(options, folder), console)
     return local.dispatch(folder, tasks, console)
 
 
@@ -79,6 +84,27 @@ def cancel(options: argparse.Namespace, console: Console) -> int:
     if slurm.is_slurm_run(folder):
         return slurm.cancel(folder, console)
     return local.stop(folder, console)
+
+
+@contextmanager
+def _held(folder: RunFolder, *, on_slurm: bool) -> Iterator[None]:
+    """Hold a run to change its plan; refused where somebody else runs it."""
+    with folder.owned(wait_s=slurm.OTHERS_S if on_slurm else 0.0):
+        if not on_slurm:
+            local.refuse_jobs_in_queue(folder)
+        yield
+
+
+def _words_of_run(options: argparse.Namespace, folder: RunFolder) -> list[str]:
+    words = ["run", str(options.config), "--out", str(folder.path)]
+    words += [word for override in options.overrides for word in ("--set", override)]
+    return words + (["--executor", options.executor] if options.executor else [])
+
+
+def _words_of_retry(options: argparse.Namespace, folder: RunFolder) -> list[str]:
+    words = ["retry", str(folder.path)]
+    words += ["--class", options.error_class] if options.error_class else []
+    return words + (["--error", options.error] if options.error else [])
 
 
 def _checked_settings(sweep: Sweep) -> dict[str, object]:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from toolkit.cluster.failure_log import forgive
 from toolkit.cluster.job_request import JobRequest
 from toolkit.cluster.keeper import cancel_keeper, submit_keeper
 from toolkit.cluster.profiles import load_profile
-from toolkit.cluster.queue import ask_queue, read_queue
+from toolkit.cluster.queue import read_queue
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.submission import SubmissionError
 from toolkit.task import Task, TaskKind, TaskState
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _REFRESH_S = 2.0  # of what is shown, from the run folder; the scheduler is asked less often
 _CANCEL_S = 60.0
+_CANCEL_QUERY_S = 5.0  # somebody waits
+OTHERS_S = 60.0  # longer than another process holds a run on a cluster
 _LEAVE_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -111,7 +114,7 @@ def dispatch(
     RunFolderError
         If Slurm cannot be asked, or refuses.
     """
-    with folder.owned(wait_s=_CANCEL_S):
+    with folder.owned(wait_s=OTHERS_S):
         forgive(folder, [task.id for task in again])
         for task in again:
             folder.reopen(task.id)
@@ -177,11 +180,12 @@ def cancel(folder: RunFolder, console: Console) -> int:
         If Slurm cannot be told.
     """
     settings = SlurmSettings.of_run(folder)
+    often = settings.profile.model_copy(update={"min_query_interval_s": _CANCEL_QUERY_S})
+    settings = replace(settings, profile=often)
     try:
-        with folder.owned(wait_s=_CANCEL_S):
+        with folder.owned(wait_s=OTHERS_S):
             cancel_keeper(folder)
-            look(folder, settings)
-            queue = ask_queue(folder, settings.profile.min_query_interval_s)
+            queue = look(folder, settings)
             elements = {
                 element
                 for task_id, element in queue.waiting_elements().items()
@@ -200,7 +204,7 @@ def cancel(folder: RunFolder, console: Console) -> int:
 def _wait_for_end(folder: RunFolder, settings: SlurmSettings, n_left: int) -> int:
     limit_s = time.monotonic() + _CANCEL_S
     while n_left and time.monotonic() < limit_s:
-        time.sleep(min(_REFRESH_S, settings.profile.min_query_interval_s))
+        time.sleep(_REFRESH_S)
         queue = look(folder, settings)
         waiting = queue.waiting_elements()
         n_left = len({e for task_id, e in waiting.items() if not folder.is_done(task_id)})

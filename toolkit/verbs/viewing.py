@@ -12,6 +12,7 @@ from rich.live import Live
 
 from toolkit.cluster.display import reason_table, running_table, scheduler_line, stage_table
 from toolkit.cluster.failures import says_why
+from toolkit.cluster.keeper import has_keeper
 from toolkit.cluster.manifests import element_log_path
 from toolkit.cluster.queue import read_queue
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
@@ -107,7 +108,8 @@ def _may_change(folder: RunFolder, views: Sequence[TaskView]) -> bool:
     queue = read_queue(folder)
     waits = bool(queue and queue.waiting_elements().keys() - folder.done_ids())
     runs = any(view.state is TaskState.RUNNING for view in views)
-    return runs or waits or folder.owner() is not None
+    is_kept = has_keeper(folder) and exit_status(views) == EXIT_UNFINISHED
+    return runs or waits or is_kept or folder.owner() is not None
 
 
 def _log_of(folder: RunFolder, wanted: str | None) -> Path:

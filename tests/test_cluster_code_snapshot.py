@@ -15,7 +15,12 @@ from toolkit.cluster.code_snapshot import (
     code_root,
     take_code_snapshot,
 )
+from toolkit.cluster.failures import FailureClass, classify
+from toolkit.cluster.job_request import JobRequest
+from toolkit.cluster.manifests import Submission, write_manifest
+from toolkit.cluster.run_folder import RunFolder
 from toolkit.results.provenance import git_sha
+from toolkit.task import TaskKind
 
 SHA = "4f1b0a9de4c5" + "0" * 28
 
@@ -97,3 +102,27 @@ def test_other_code_than_submitted_is_refused() -> None:
     check_code(code_digest(code_root()))
     with pytest.raises(CodeChangedError, match="submitted with code 0123"):
         check_code("0123")
+
+
+def test_a_job_that_finds_its_code_edited_says_so(tmp_path: Path) -> None:
+    """And is not tried again like one that failed for a reason unknown."""
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    run.write_plan([], {})
+    snapshot = take_code_snapshot(run.path, SHA)
+    request = JobRequest(n_cpus=1, n_gpus=0, memory_gb=1.0, timeout_min=10)
+    array = Submission("a", "a", TaskKind.EXTRACT, request, ((),), snapshot.name, "")
+    manifest = write_manifest(run, array)
+    with (snapshot / "toolkit" / "task.py").open("a") as file:
+        file.write("# edited\n")
+    command = [sys.executable, "-P", "-m", "jobs.element", str(run.path), str(manifest)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(snapshot)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"submitted with code {snapshot.name}" in done.stderr
+    assert classify(None, None, done.stderr) is FailureClass.IMPORT_ERROR

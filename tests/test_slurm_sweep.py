@@ -138,6 +138,7 @@ def test_an_interrupt_leaves_the_jobs_alone(
     assert f"status {folder}" in output
     refused = sweep(config, "--out", folder, "--executor", "local", expect=2)
     assert "are in Slurm's queue" in refused
+    assert "slurm" in RunFolder(folder).read_summary()
     wait_until(lambda: states(folder) == {"done": 2}, timeout_s=200)
     sweep("collect", folder)
     assert_all_done_once(folder)

@@ -276,3 +276,18 @@ def test_features_on_disk_are_as_many_as_planned(config: Path, undisturbed: Path
     planned = next(line for line in output.splitlines() if line.startswith("extract"))
     files = sum(path.is_file() for path in (undisturbed / "features").rglob("*"))
     assert planned.split()[-1] == str(files)
+
+
+def test_a_report_is_a_page_of_its_own(undisturbed: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert str(page) in sweep("report", undisturbed, "--out", page)
+    assert "test_resnet" in page.read_text(encoding="utf-8")
+    assert "is not a run folder" in sweep("report", tmp_path, expect=2)
+
+
+def test_a_plan_may_be_for_another_executor(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert "encode" in sweep("plan", config, "--out", out, "--executor", "local")
+    refused = sweep("plan", config, "--out", out, "--executor", "slurm", expect=2)
+    assert "name the site: --profile" in refused
+    assert not out.exists()

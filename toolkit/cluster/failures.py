@@ -69,7 +69,8 @@ _BY_LOG = (
     (r"^srun: error: (Unable to (confirm allocation|create step)|Task launch for)",
      FailureClass.NOT_STARTED),
     (r"No space left on device|Disk quota exceeded", FailureClass.DISK_FULL),
-    (r"^(ModuleNotFoundError|ImportError|\S*CodeChangedError): |python\S*: (No module named|Error while finding module)"
+    (r"^(ModuleNotFoundError|ImportError|\S*CodeChangedError): "
+     r"|python\S*: (No module named|Error while finding module)"
      r"|(python\S*|module|conda|apptainer|singularity): command not found|error: execve\(\): ",
      FailureClass.IMPORT_ERROR),
 )  # fmt: skip

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = ("slurm_cluster",)
+pytest.register_assert_rewrite("own_files", "slurm_arrays", "slurm_sweeps")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""A laboratory's own files, and what is said of those that do not fit."""
+"""A laboratory's own files, and what is said of those that do not fit.
+
+``pytest_plugins = ("own_files",)`` gives its fixtures.
+"""
 
 from pathlib import Path
 
@@ -18,7 +21,9 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def write_images(path: Path) -> Path:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "images"
     path.mkdir()
     for i in range(N_IMAGES):
         picture(i).save(path / f"im{i}.png")
@@ -27,8 +32,15 @@ def write_images(path: Path) -> Path:
     return path
 
 
-def made_responses() -> np.ndarray:
+@pytest.fixture
+def responses() -> np.ndarray:
     return np.random.default_rng(9).normal(size=(N_IMAGES, N_NEUROIDS))
+
+
+@pytest.fixture
+def params(tmp_path: Path, folder: Path, responses: np.ndarray) -> dict:
+    np.save(tmp_path / "responses.npy", responses)
+    return {"name": "lab", "images": folder, "responses": tmp_path / "responses.npy"}
 
 
 def table(path: Path, **columns: list) -> Path:

@@ -1,4 +1,4 @@
-"""Fixtures of tests that need a real Slurm; ``pytest_plugins = ("slurm_cluster",)`` gives them.
+"""Fixtures of tests that need a real Slurm; conftest.py gives them to all.
 
 A cluster is booted when the first test asks for its shape, shared by the tests of a session, and
 taken down at the end.

@@ -13,30 +13,14 @@ from own_files import (
     N_IMAGES,
     N_NEUROIDS,
     assert_refused_by_both,
-    made_responses,
     picture,
     table,
-    write_images,
 )
 from PIL import Image
 
 from toolkit.data import DataError, load, size_of
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "images")
-
-
-@pytest.fixture
-def responses() -> np.ndarray:
-    return made_responses()
-
-
-@pytest.fixture
-def params(tmp_path: Path, folder: Path, responses: np.ndarray) -> dict:
-    np.save(tmp_path / "responses.npy", responses)
-    return {"name": "lab", "images": folder, "responses": tmp_path / "responses.npy"}
+pytest_plugins = ("own_files",)
 
 
 def encoded(image: Image.Image, file_format: str = "png") -> bytes:

@@ -45,7 +45,6 @@ from toolkit.results import read_scores
 from toolkit.task import Task, TaskKind
 from toolkit.yaml_source import ConfigError
 
-pytest_plugins = ("slurm_cluster",)
 pytestmark = [pytest.mark.usefixtures("slurm_installed"), pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[1]

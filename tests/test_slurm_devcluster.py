@@ -19,7 +19,6 @@ from slurm.devcluster import ClusterError, ClusterShape, DevCluster, take_down
 from slurm.devcluster import cluster as cluster_module
 from slurm.devcluster.configuration import Ports
 
-pytest_plugins = ("slurm_cluster",)
 pytestmark = pytest.mark.usefixtures("slurm_installed")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,8 +17,6 @@ from toolkit.cluster.profiles import JobRequest
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.results import load
 
-pytest_plugins = ("slurm_cluster",)
-
 CONFIG = """\
 name: tiny
 dataset: {kind: synthetic, n_train: 240, n_val: 30, n_neuroids: 6, image_px: 32, n_categories: 3}

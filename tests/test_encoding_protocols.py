@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from toolkit.encoding import ProtocolError, outer_splits
@@ -99,3 +101,27 @@ def test_an_object_with_one_image_cannot_be_stratified():
     protocol = {"kind": "stratified", "n_splits": 3, "train_size": 0.9, "seed": 1}
     with pytest.raises(ProtocolError, match="cannot be stratified"):
         by_object(protocol, ("car",) * 19 + ("face",))
+
+
+@given(
+    objects=st.lists(st.sampled_from("abcdefg"), min_size=12, max_size=40).filter(
+        lambda names: len(set(names)) >= 4
+    ),
+    seed=st.integers(0, 99),
+)
+def test_folds_by_object_divide_no_object(objects, seed):
+    protocol = {"kind": "kfold", "n_splits": 4, "seed": seed, "by": "object"}
+    folds = outer_splits(protocol, n_stimuli=len(objects), splits={}, object_names=objects)
+    tested = np.concatenate([test for _, test in folds])
+    np.testing.assert_array_equal(np.sort(tested), np.arange(len(objects)))
+    for train, test in folds:
+        assert len(train) + len(test) == len(objects)
+        assert not {objects[i] for i in train} & {objects[i] for i in test}
+
+
+def test_more_folds_than_objects_are_refused():
+    protocol = {"kind": "kfold", "n_splits": 3, "seed": 0, "by": "object"}
+    with pytest.raises(ProtocolError, match="n_splits is 3, but 2 objects"):
+        by_object(protocol)
+    with pytest.raises(ProtocolError, match="at least two objects"):
+        by_object(protocol, object_names=None)

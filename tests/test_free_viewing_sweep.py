@@ -7,6 +7,11 @@ import pytest
 from recordings import SyntheticSession
 from test_brain_score_protocol import sweep
 
+from toolkit.catalog import Catalog
+from toolkit.config import load_config
+from toolkit.plan import make_plan
+from toolkit.yaml_source import ConfigError
+
 CONFIG = """\
 extends: {d4}
 name: free-viewing-synthetic
@@ -59,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 OF_FIXATIONS = (
     "dataset.align=fixation",
     "dataset.frame=null",
-    "protocol={kind: fixed, train: train, test: val}",  # by image, as the label table says
+    "protocol={kind: kfold, n_splits: 2, by: object}",
 )
 
 
@@ -82,3 +87,14 @@ def test_one_config_from_recordings_to_scores(
     neurons = pd.read_parquet(tmp_path / "run" / "neurons.parquet")
     assert set(neurons["region"]) == {"V4", "AIT"}
     assert neurons["ceiling"].notna().all() == (align == "image")
+
+
+def test_folds_that_divide_the_fixations_on_an_image_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "sweep.yaml"
+    config.write_text(CONFIG.format(d4=D4, folder=folder))
+    for protocol in ("{kind: kfold}", "{kind: stratified}"):
+        changes = [*OF_FIXATIONS[:2], f"protocol={protocol}"]
+        with pytest.raises(ConfigError, match=r"protocol.*write protocol: {kind: kfold, by: obj"):
+            make_plan(*load_config(config, changes), Catalog(tmp_path / "catalog.json"))

@@ -127,6 +127,11 @@ def test_planning_again_asks_no_library(tmp_path: Path, monkeypatch: pytest.Monk
             "no split 'tset'; it has train, val",
         ),
         ("protocol={kind: kfold, n_splits: 61}", "protocol.n_splits", "61 folds of 60 stimuli"),
+        (
+            "protocol={kind: kfold, n_splits: 61, by: object}",
+            "protocol.n_splits",
+            "61 folds of 16 objects",
+        ),
         ("dataset={kind: nx414, path: nowhere.h5}", "dataset", "no such file"),
         ("readouts=[{kind: ridge}, {kind: ridge, folds: 3}]", "readouts[1]", "'ridge' stands"),
     ],

@@ -22,6 +22,11 @@ class KFoldProtocol(Section):
 
     kind: Literal["kfold"] = Field(description="Folds over all stimuli.")
     n_splits: Annotated[int, Field(ge=2)] = Field(default=5, description="Number of folds.")
+    by: Literal["stimulus", "object"] = Field(
+        default="stimulus",
+        description="What is never divided between folds: object keeps all stimuli of an object "
+        "together, and all fixations on an image.",
+    )
     seed: int | None = Field(
         default=None, description="Seed of the shuffle; the sweep's if left out."
     )

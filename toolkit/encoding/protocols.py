@@ -27,10 +27,11 @@ def outer_splits(
     protocol
         ``{"kind": "fixed", "train": "train", "test": "val"}``: the data set's own splits of these
         names. ``{"kind": "kfold", "n_splits": 5, "seed": 0}``: scikit-learn's ``KFold`` over all
-        images, shuffled with this seed; every image is tested once. ``{"kind": "stratified",
-        "n_splits": 10, "train_size": 0.9, "seed": 1}``: ``StratifiedShuffleSplit`` by object, as in
-        Brain-Score's MajajHong2015public.IT-pls. ``{"kind": "leave_one_object_out"}``:
-        each object's images are the test set once.
+        images, shuffled with this seed; every image is tested once. With ``"by": "object"``: over
+        all objects, whose images stay together. ``{"kind": "stratified", "n_splits": 10,
+        "train_size": 0.9, "seed": 1}``: ``StratifiedShuffleSplit`` by object, as in Brain-Score's
+        MajajHong2015public.IT-pls. ``{"kind": "leave_one_object_out"}``: each object's images are
+        the test set once.
     n_stimuli
         Number of images.
     splits
@@ -41,32 +42,43 @@ def outer_splits(
     Raises
     ------
     ProtocolError
-        If the kind is unknown, a named split does not exist, there are fewer images than folds, or
-        a protocol that goes by object meets a data set without objects or with too few images of
-        one.
+        If the kind is unknown, a named split does not exist, there are fewer images or objects
+        than folds, or a protocol that goes by object meets a data set without objects or with too
+        few images of one.
     """
     kind = protocol.get("kind")
     if kind == "fixed":
         return [(_named(splits, protocol["train"]), _named(splits, protocol["test"]))]
-    from sklearn.model_selection import KFold, LeaveOneGroupOut
-
     if kind == "kfold":
-        n_splits = protocol["n_splits"]
-        if not 2 <= n_splits <= n_stimuli:
-            raise ProtocolError(
-                f"protocol: n_splits is {n_splits}, but {n_stimuli} images can be cut into "
-                f"2 to {n_stimuli} folds"
-            )
-        folds = KFold(n_splits, shuffle=True, random_state=protocol["seed"])
-        return list(folds.split(np.arange(n_stimuli)))
+        if protocol.get("by") == "object":
+            objects, object_of = np.unique(_objects(object_names), return_inverse=True)
+            held_out = [test for _, test in _folds(protocol, len(objects), "objects")]
+            tests = [np.isin(object_of, test) for test in held_out]
+            return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tests]
+        return _folds(protocol, n_stimuli, "images")
     if kind == "stratified":
         return _stratified(protocol, n_stimuli, _objects(object_names))
     if kind == "leave_one_object_out":
+        from sklearn.model_selection import LeaveOneGroupOut
+
         return list(LeaveOneGroupOut().split(np.arange(n_stimuli), groups=_objects(object_names)))
     raise ProtocolError(
         f"protocol: kind is {kind!r}; write 'fixed', 'kfold', 'stratified' or "
         "'leave_one_object_out'"
     )
+
+
+def _folds(protocol: Mapping[str, Any], n: int, what: str) -> list[Split]:
+    """Folds of n images or objects."""
+    from sklearn.model_selection import KFold
+
+    n_splits = protocol["n_splits"]
+    if not 2 <= n_splits <= n:
+        raise ProtocolError(
+            f"protocol: n_splits is {n_splits}, but {n} {what} can be cut into 2 to {n} folds"
+        )
+    folds = KFold(n_splits, shuffle=True, random_state=protocol["seed"])
+    return list(folds.split(np.arange(n)))
 
 
 def _stratified(

@@ -229,9 +229,7 @@ class LayerEncoder:
         check_split(train, test, len(self._gram))
         _check_enough_images(readout, len(train))
         n_neurons = self._responses.shape[1]
-        row: dict[str, Any] = {
-            name: np.full(n_neurons, np.nan) for name in ("ev", "r", "r2", "mse", "alpha")
-        }
+        row: dict[str, Any] = {name: np.full(n_neurons, np.nan) for name in (*METRICS, "alpha")}
         row |= {"alpha_at_edge": np.zeros(n_neurons, dtype=bool), "p_value": np.nan}
         n_components = []
         for neurons, observed in self._groups:

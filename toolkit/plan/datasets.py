@@ -82,6 +82,7 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
         return _plan_from_sizes(config, source, at, dataset, loader, error)
     except (ValueError, OSError) as error:
         raise source.error(at, str(error)) from error
+    _refuse_divided_images(config, source, loader)
     sizes = {name: len(rows) for name, rows in loaded.splits.items()}
     n_stimuli = len(loaded.stimuli)
     return PlannedDataset(
@@ -166,22 +167,43 @@ def _n_train(
     sizes: dict[str, int],
     object_names: Sequence[str] | None,
 ) -> int:
-    """Stimuli in the smallest training set of the protocol."""
+    """Stimuli in the smallest training set of the protocol; by object at least so many."""
     protocol = config.protocol
     if isinstance(protocol, FixedProtocol):
         return _n_train_fixed(protocol, source, sizes)
-    if isinstance(protocol, KFoldProtocol):
-        if protocol.n_splits > n_stimuli:
-            raise source.error(
-                ("protocol", "n_splits"), f"{protocol.n_splits} folds of {n_stimuli} stimuli"
-            )
+    if isinstance(protocol, KFoldProtocol) and protocol.by == "stimulus":
+        _refuse_too_many_folds(protocol, source, n_stimuli, "stimuli")
         return n_stimuli - -(-n_stimuli // protocol.n_splits)
     if object_names is not None and len(set(object_names)) < 2:
         raise source.error(("protocol", "kind"), "the data set has fewer than two objects")
     if isinstance(protocol, StratifiedProtocol):
         return int(protocol.train_size * n_stimuli)
-    largest = max(Counter(object_names).values()) if object_names else 1
-    return n_stimuli - largest
+    if not object_names:
+        return n_stimuli - 1
+    by_size = sorted(Counter(object_names).values(), reverse=True)
+    n_held_out = 1
+    if isinstance(protocol, KFoldProtocol):
+        _refuse_too_many_folds(protocol, source, len(by_size), "objects")
+        n_held_out = -(-len(by_size) // protocol.n_splits)
+    return n_stimuli - sum(by_size[:n_held_out])
+
+
+def _refuse_too_many_folds(protocol: KFoldProtocol, source: Source, n: int, what: str) -> None:
+    if protocol.n_splits > n:
+        raise source.error(("protocol", "n_splits"), f"{protocol.n_splits} folds of {n} {what}")
+
+
+def _refuse_divided_images(config: SweepConfig, source: Source, loader: Mapping[str, Any]) -> None:
+    """Folds over fixations would test patches of images that were trained on."""
+    protocol = config.protocol
+    if loader.get("align") != "fixation" or isinstance(protocol, FixedProtocol):
+        return
+    if isinstance(protocol, StratifiedProtocol) or getattr(protocol, "by", "") == "stimulus":
+        raise source.error(
+            source.existing(("protocol", "kind")),
+            "an image has several fixations, which would be in training and in test; write "
+            "protocol: {kind: kfold, by: object}, or fixed with a label_table that has splits",
+        )
 
 
 def _n_train_fixed(protocol: FixedProtocol, source: Source, sizes: dict[str, int]) -> int:

@@ -169,7 +169,7 @@ def layer_groups(
             raise LayerTooLargeError(
                 f"the features of layer {layer.name!r} take {layer_bytes / 1e9:.1f} GB, of "
                 f"{memory_bytes / 1e9:.1f} GB that may hold them; raise "
-                "resources.extract.memory_gb, or keep full or projection"
+                "resources.extract.memory_gb, or write features: full or projection"
             )
         if used_bytes + layer_bytes > memory_bytes:
             yield group

@@ -35,7 +35,7 @@ def test_scalars_stand_for_lists_of_one(tmp_path: Path) -> None:
     assert config.readouts[0].n_components == (10,)
     assert config.dataset[0].name == "synthetic"
     assert config.readouts[0].alpha_values == DEFAULT_ALPHAS
-    assert DEFAULT_ALPHAS[0] == 1.0
+    assert DEFAULT_ALPHAS[0] == 1e-4
     assert DEFAULT_ALPHAS[-1] == 1e8
 
 

@@ -41,7 +41,6 @@ _BY_ERROR_CLASS = {
     "no_compute": FailureClass.IMPORT_ERROR,
     "download_failed": FailureClass.UNAVAILABLE,
     "wrong_hash": FailureClass.UNAVAILABLE,
-    "feature_storage": FailureClass.DAMAGED_FEATURES,
     "data_changed": FailureClass.BAD_DATA,
     "decoder_too_large": FailureClass.BAD_DATA,
     "checkpoint_of_another_config": FailureClass.BAD_DATA,

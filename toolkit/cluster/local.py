@@ -185,7 +185,8 @@ def _record_unfinished(run: RunFolder, ended: _Running) -> None:
         if elapsed_s >= limit_s - _WARNING_BEFORE_LIMIT_S - 1:
             why = "timeout", f"the job's limit of {ended.resources.timeout_min} min was reached"
         else:
-            why = "killed", f"the job's process ended early; see {ended.job.paths.stderr}"
+            died = "the job's process ended early, often for lack of memory"
+            why = "killed", f"{died}; see {ended.job.paths.stderr}"
         run.record_end(task_id, TaskState.FAILED, *why)
 
 

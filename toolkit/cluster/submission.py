@@ -40,14 +40,15 @@ _EARLY_S = 90.0
 _ELEMENT_MODULE = "jobs.element"
 # Words of sbatch, and the key that they are about.
 _HINTS = (
-    ("submit limit", "max_submit"),
+    ("maxsubmit", "max_submit"),
+    ("accounting/qos policy", "resources of the config, or qos"),
     ("job array", "max_array_size"),
     ("account", "account and partition"),
     ("partition", "partition"),
     ("qos", "qos"),
     ("feature", "constraint"),
     ("gres", "gres"),
-    ("node configuration", "gres and constraint, or resources of the config"),
+    ("node configuration", "resources of the config, or gres and constraint"),
 )
 
 

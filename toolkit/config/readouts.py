@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, Posit
 
 from toolkit.config.base import Section, as_list
 
-# Reports of the field chose alpha between 5 (scaled pixels) and 1.25e7 (unscaled conv1).
-DEFAULT_ALPHAS = tuple(10.0 ** (k / 2) for k in range(17))
+# Reports of the field chose alpha between 5 (scaled pixels) and 1.25e7 (unscaled conv1); the small
+# features of random networks want less than 1.
+DEFAULT_ALPHAS = tuple(10.0 ** (k / 2) for k in range(-8, 17))
 
 
 class AlphaGrid(Section):

@@ -53,19 +53,22 @@ class SweepConfig(Section):
         default=(), description="The networks whose features are read out."
     )
     readouts: Annotated[tuple[ReadoutConfig, ...], BeforeValidator(as_list)] = Field(
-        default=(), description="The readouts."
+        default=(), description="How the neurons are fitted to the features."
     )
     training: dict[TrainingName, TrainingConfig] = Field(
         default={},
         description="The networks that are trained: a name, as in weights: trained:NAME, and how.",
     )
-    pca: PcaConfig = Field(default=PcaConfig(), description="Principal components.")
+    pca: PcaConfig = Field(
+        default=PcaConfig(), description="How principal components are computed."
+    )
     dask: DaskConfig = Field(default=DaskConfig(), description="Where read-outs are computed.")
     statistics: StatisticsConfig = Field(
         default=StatisticsConfig(), description="Intervals and p-values."
     )
     features: Features = Field(
-        default=(FeaturesConfig(),), description="What is kept of each layer; a list is crossed."
+        default=(FeaturesConfig(),),
+        description="What is kept of each layer; a name alone is its `keep`; a list is crossed.",
     )
     exclude: tuple[ExcludeRule, ...] = Field(default=(), description="Combinations to leave out.")
     extraction: ExtractionConfig = Field(

@@ -199,7 +199,8 @@ class TrainingConfig(Section):
         Field(min_length=1),
     ] = Field(
         default=({"mse": 1.0},),
-        description="Objective → weight, such as {object: 0.3, mse: 1}; a list is crossed.",
+        description="Objective → weight, such as {object: 0.3, mse: 1}, or a name alone; a list is "
+        "crossed.",
     )
     n_logits: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="Logits of a classification; the number of classes if left out."

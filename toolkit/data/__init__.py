@@ -28,10 +28,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of source: how to load it, and how to know its size beforehand."""
+    """A kind of source: how to load it, and how to know its size without, where it can be known."""
 
     load: Callable[..., NeuralDataset]
-    size_of: Callable[..., DatasetSize]
+    size_of: Callable[..., DatasetSize] | None = None
 
 
 KINDS = {
@@ -55,14 +55,19 @@ def load(kind: str, **params: Any) -> NeuralDataset:
 
 
 def size_of(kind: str, **params: Any) -> DatasetSize:
-    """Size of what :func:`load` would give, from file headers only.
+    """Size of what :func:`load` would give, from file headers only where the kind knows how.
 
     Raises
     ------
     DataError
         If there is no such kind, or its files or parameters are wrong.
     """
-    return _kind(kind).size_of(**params)
+    known = _kind(kind)
+    if known.size_of is not None:
+        return known.size_of(**params)
+    loaded = known.load(**params)
+    split_sizes = {name: len(rows) for name, rows in loaded.splits.items()}
+    return DatasetSize(len(loaded.stimuli), len(loaded.neuroid_ids), split_sizes)
 
 
 def _kind(name: str) -> Kind:

@@ -183,7 +183,8 @@ def _inspect(
     if header.n_stimuli not in (None, len(listing.ids)):
         raise DataError(
             f"{path}: responses to {header.n_stimuli} stimuli, but {stimulus_table or images} "
-            f"gives {len(listing.ids)} images; the numbers must be equal"
+            f"gives {len(listing.ids)} images; the numbers must be equal (response_axes says which "
+            "axis of an array is which)"
         )
     neuroid_ids, regions = _neuroids(
         path,

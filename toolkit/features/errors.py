@@ -14,9 +14,15 @@ class FeatureError(ValueError):
 
 
 class FeatureStorageError(OSError):
-    """The disk has, or had, no room for the features, or refused them."""
+    """The disk refused the features."""
 
     error_class = "feature_storage"
+
+
+class DiskFullError(FeatureStorageError):
+    """The disk has, or had, no room for the features."""
+
+    error_class = "disk_full"
 
 
 class DamagedChunkError(RuntimeError):
@@ -51,7 +57,7 @@ class DamagedChunkError(RuntimeError):
         return (
             f"layer {self.layer!r}, row blocks {list(self.blocks)}, columns "
             f"{self.columns.start}:{self.columns.stop}: missing or damaged file {self.paths[0]}"
-            f"{more}; forget these row blocks and extract again to rebuild them"
+            f"{more}; a run extracts these images again by itself"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from toolkit.features import layout
 from toolkit.features.creation import STIMULUS, Content, create_group, differences, stored
 from toolkit.features.errors import (
     DamagedChunkError,
+    DiskFullError,
     FeatureError,
     FeatureStorageError,
     listed,
@@ -221,7 +223,7 @@ class FeatureStore:
 
         Raises
         ------
-        FeatureStorageError
+        DiskFullError
             If less is free than they will take; the message gives both.
         """
         needed_bytes = layout.predicted_bytes(
@@ -229,7 +231,7 @@ class FeatureStore:
         )
         free_bytes = shutil.disk_usage(self.path).free
         if needed_bytes > free_bytes:
-            raise FeatureStorageError(
+            raise DiskFullError(
                 f"the features still to be written to {self.path} take {needed_bytes / 1e9:.3f} GB "
                 f"and {free_bytes / 1e9:.3f} GB are free there; make room, choose fewer layers or "
                 "another folder, or keep less of them (features: average, projection, gram)"
@@ -291,13 +293,16 @@ class FeatureStore:
 
         Raises
         ------
+        DiskFullError
+            If the disk has no room for it.
         FeatureStorageError
-            If the disk refuses it.
+            If the disk refuses it for another reason.
         """
         try:
             shard.write(self._shard_path(name, block))
         except OSError as error:
-            raise FeatureStorageError(
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise (DiskFullError if is_full else FeatureStorageError)(
                 f"row block {block} of layer {name!r} could not be written under {self.path}: "
                 f"{error}"
             ) from error

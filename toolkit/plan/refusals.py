@@ -40,7 +40,10 @@ def _too_large(
             )
     folds = getattr(readout, "folds", 0)
     if isinstance(folds, int) and folds > dataset.n_train:
-        yield source.problem((*at, "folds"), f"{folds} folds of {dataset.n_train} training images")
+        yield source.problem(
+            (*at, "folds"),
+            f"{folds} folds of {dataset.n_train} training images; write fewer, or leave_one_out",
+        )
 
 
 def solvers_without_features(config: SweepConfig, source: Source) -> Iterator[str]:

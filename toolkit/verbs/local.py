@@ -108,8 +108,8 @@ def refuse_jobs_in_queue(folder: RunFolder) -> None:
     waiting = (queue.waiting_elements().keys() - folder.done_ids()) if queue else ()
     if waiting:
         raise RunFolderError(
-            f"{len(waiting)} tasks of {folder.path} are in Slurm's queue; run it with --executor "
-            "slurm, or take them out first with 'cancel'"
+            f"{len(waiting)} tasks of {folder.path} are in Slurm's queue; leave --executor "
+            "out, or take them out first with 'cancel'"
         )
 
 

@@ -133,16 +133,15 @@ def _neuron_table(
 ) -> pd.DataFrame:
     import pandas as pd
 
+    from toolkit.metrics import METRICS
+
     return pd.DataFrame(
         {
             "neuron_id": dataset.neuroid_ids,
             "region": dataset.regions,
             "alpha": np.median(scores.alpha, axis=0) if is_ridge else np.nan,
             "alpha_at_edge": scores.alpha_at_edge.mean(axis=0) if is_ridge else np.nan,
-            "ev": scores.ev.mean(axis=0),
-            "r": scores.r.mean(axis=0),
-            "r2": scores.r2.mean(axis=0),
-            "mse": scores.mse.mean(axis=0),
+            **{name: getattr(scores, name).mean(axis=0) for name in METRICS},
             "ceiling": ceilings.mean(axis=0),
         }
     )

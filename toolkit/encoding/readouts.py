@@ -23,7 +23,7 @@ from toolkit.encoding.ridge import (
     ridge_weights,
     shared_alpha,
 )
-from toolkit.metrics import explained_variance, is_constant, mse, pearson_r, r2
+from toolkit.metrics import METRICS, is_constant
 from toolkit.metrics.uncertainty import permutation_p_value
 
 ReadoutKind = Literal["ridge", "linear", "pls"]
@@ -100,9 +100,6 @@ class Readout:
             raise ReadoutError(f"n_latent is {self.n_latent}; PLS needs 1 or more")
         if self.kind == "ridge":
             _check_grid(self.alphas)
-
-
-METRICS = {"ev": explained_variance, "r": pearson_r, "r2": r2, "mse": mse}
 
 
 @dataclass(frozen=True)

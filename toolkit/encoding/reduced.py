@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from toolkit.encoding.errors import ReadoutError
 from toolkit.encoding.protocols import Split
-from toolkit.encoding.readouts import METRICS, Readout, ReadoutScores, at_edge
+from toolkit.encoding.readouts import Readout, ReadoutScores, at_edge
 from toolkit.encoding.reduced_ridge import fit_ridge
 from toolkit.encoding.reduction import Layer, Solver, reduce_layer
+from toolkit.metrics import METRICS
 from toolkit.metrics.uncertainty import permutation_p_value
 
 

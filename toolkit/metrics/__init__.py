@@ -9,6 +9,7 @@ from toolkit.metrics.aggregate import (
 )
 from toolkit.metrics.errors import MetricError
 from toolkit.metrics.regression import (
+    METRICS,
     explained_variance,
     is_constant,
     mse,
@@ -19,6 +20,7 @@ from toolkit.metrics.regression import (
 from toolkit.metrics.reliability import spearman_brown, split_half_ceiling
 
 __all__ = [
+    "METRICS",
     "MetricError",
     "Summary",
     "ceiled_2018",

@@ -87,6 +87,10 @@ def pearson_r_pairwise(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     return _correlation(_centred(a, present), _centred(b, present), undefined=undefined)
 
 
+METRICS = {"ev": explained_variance, "r": pearson_r, "r2": r2, "mse": mse}
+"""The scores of a prediction: name in the tables → function of measured and predicted responses."""
+
+
 def is_constant(
     x: NDArray[np.float64], present: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:

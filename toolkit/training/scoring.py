@@ -6,12 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.data import NeuralDataset
-from toolkit.metrics import explained_variance, mse, pearson_r, r2
+from toolkit.metrics import METRICS
 from toolkit.training.prediction import Predictions, by_neuron
 from toolkit.training.preparation import label_names
 from toolkit.training.recipe import LabelKind
-
-_METRICS = {"ev": explained_variance, "r": pearson_r, "r2": r2, "mse": mse}
 
 
 def neuron_scores(
@@ -26,7 +24,7 @@ def neuron_scores(
     predicted
         Of the same shape.
     """
-    return {name: by_neuron(metric, measured, predicted) for name, metric in _METRICS.items()}
+    return {name: by_neuron(metric, measured, predicted) for name, metric in METRICS.items()}
 
 
 def accuracy(

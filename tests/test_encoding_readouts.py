@@ -304,3 +304,28 @@ def test_matrices_that_cannot_be_encoded_are_refused():
         LayerEncoder(gram, Y)
     assert isinstance(raised.value, EncodingError)
     assert raised.value.error_class == "bad_responses"
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**10])
+@pytest.mark.parametrize("n_components", [30, None])
+def test_relative_penalties_do_not_depend_on_the_units_of_features(scale, n_components):
+    X, Y = synthetic_layer()
+    readout = Readout("ridge", n_components, tuple(np.logspace(-6, 4, 21)), alphas_relative=True)
+    scores = LayerEncoder(gram_of(X), Y, n_threads=1).score(readout, SPLITS)
+    scaled = LayerEncoder(gram_of(np.float32(scale) * X), Y, n_threads=1).score(readout, SPLITS)
+    np.testing.assert_allclose(scaled.r, scores.r, rtol=1e-9)
+    np.testing.assert_allclose(scaled.alpha, scale**2 * scores.alpha, rtol=1e-9)
+    np.testing.assert_array_equal(scaled.alpha_at_edge, scores.alpha_at_edge)
+
+
+def test_relative_penalties_are_multiples_of_the_mean_squared_length():
+    X, Y = synthetic_layer()
+    train, test = SPLITS[0]
+    readout = Readout("ridge", None, (0.5,), alphas_relative=True)
+    scores = LayerEncoder(gram_of(X), Y, n_threads=1).score(readout, [(train, test)])
+    X = X.astype(float)
+    mean_square = np.square(X[train] - X[train].mean(axis=0)).sum(axis=1).mean()
+    np.testing.assert_allclose(scores.alpha, 0.5 * mean_square, rtol=1e-6)
+    model = Ridge(0.5 * mean_square).fit(X[train], Y[train])
+    expected = explained_variance_score(Y[test], model.predict(X[test]), multioutput="raw_values")
+    np.testing.assert_allclose(scores.ev[0], expected, rtol=1e-4)

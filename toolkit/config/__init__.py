@@ -6,7 +6,7 @@ from toolkit.config.execution import ExecutorConfig, StageResources
 from toolkit.config.loading import load_config
 from toolkit.config.models import FeaturesConfig, ModelConfig, are_trained_here
 from toolkit.config.protocols import FixedProtocol, KFoldProtocol, StratifiedProtocol
-from toolkit.config.readouts import DEFAULT_ALPHAS, ReadoutConfig
+from toolkit.config.readouts import ReadoutConfig
 from toolkit.config.sweep import ExcludeRule, SweepConfig
 from toolkit.config.training import (
     HalvingConfig,
@@ -20,7 +20,6 @@ from toolkit.config.training import (
 )
 
 __all__ = [
-    "DEFAULT_ALPHAS",
     "DatasetConfig",
     "ExcludeRule",
     "ExecutorConfig",

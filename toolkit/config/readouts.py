@@ -9,9 +9,9 @@ from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, Posit
 
 from toolkit.config.base import Section, as_list
 
-# Reports of the field chose alpha between 5 (scaled pixels) and 1.25e7 (unscaled conv1); the small
-# features of random networks want less than 1.
-DEFAULT_ALPHAS = tuple(10.0 ** (k / 2) for k in range(-8, 17))
+# Multiples: for unscaled features, reports of the field chose penalties between 220 (avgpool) and
+# 1.25e7 (conv1) for one network, and the features of random networks are smaller yet.
+AUTO_ALPHAS = tuple(10.0 ** (k / 2) for k in range(-12, 9))
 
 
 class AlphaGrid(Section):
@@ -29,13 +29,17 @@ class AlphaGrid(Section):
         return tuple(self.min * ratio ** (k / (self.n - 1)) for k in range(self.n))
 
 
-def _grid_or_list(value: Any) -> str:
+def _form_of_alphas(value: Any) -> str:
+    if isinstance(value, str):
+        return "auto"
     return "grid" if isinstance(value, dict | AlphaGrid) else "list"
 
 
 Alphas = Annotated[
-    Annotated[tuple[PositiveFloat, ...], Tag("list")] | Annotated[AlphaGrid, Tag("grid")],
-    Discriminator(_grid_or_list),
+    Annotated[Literal["auto"], Tag("auto")]
+    | Annotated[tuple[PositiveFloat, ...], Tag("list")]
+    | Annotated[AlphaGrid, Tag("grid")],
+    Discriminator(_form_of_alphas),
 ]
 Components = Annotated[
     tuple[PositiveInt | None, ...], BeforeValidator(as_list), Field(min_length=1)
@@ -51,7 +55,10 @@ class RidgeReadout(Section):
     name: str | None = Field(default=None, description=_NAME)
     n_components: Components = Field(default=(None,), description=_COMPONENTS)
     alphas: Alphas = Field(
-        default=DEFAULT_ALPHAS, description="Penalties to choose from: a list, or min, max and n."
+        default="auto",
+        description="Penalties to choose from: a list, or min, max and n; auto: 1e-6 to 1e4 times "
+        "the mean over training stimuli of their squared distance from the mean features, whatever "
+        "the features' units are.",
     )
     alpha: Literal["per_neuron", "shared"] = Field(
         default="per_neuron", description="One penalty for each neuron, or one for all."
@@ -62,7 +69,9 @@ class RidgeReadout(Section):
 
     @property
     def alpha_values(self) -> tuple[float, ...]:
-        """The penalties in ascending order, each once."""
+        """The penalties, or their multiples, in ascending order, each once."""
+        if self.alphas == "auto":
+            return AUTO_ALPHAS
         values = self.alphas.values() if isinstance(self.alphas, AlphaGrid) else self.alphas
         return tuple(sorted(set(values)))
 
@@ -76,6 +85,7 @@ class RidgeReadout(Section):
                     "kind": "ridge",
                     "n_components": k,
                     "alphas": list(self.alpha_values),
+                    "alphas_relative": self.alphas == "auto",
                     "alpha_per_neuron": self.alpha == "per_neuron",
                     "n_folds": None if self.folds == "leave_one_out" else self.folds,
                     "seed": seed,

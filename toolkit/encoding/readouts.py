@@ -66,6 +66,9 @@ class Readout:
         PLS: a model for each neuron, instead of one of all.
     pls_tolerance
         PLS: see :func:`~toolkit.encoding.pls.pls_weights`.
+    alphas_relative
+        Ridge: ``alphas`` are multiples of the mean over training images of the squared length of
+        their components, so that scores do not depend on the features' units.
 
     Raises
     ------
@@ -82,6 +85,7 @@ class Readout:
     n_latent: int | None = None
     pls_per_neuron: bool = False
     pls_tolerance: float | None = None
+    alphas_relative: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ReadoutKind):
@@ -100,6 +104,17 @@ class Readout:
             raise ReadoutError(f"n_latent is {self.n_latent}; PLS needs 1 or more")
         if self.kind == "ridge":
             _check_grid(self.alphas)
+
+    def penalties(self, mean_square: float) -> NDArray[np.float64]:
+        """The penalties to choose from, (n_alphas,).
+
+        Parameters
+        ----------
+        mean_square
+            Mean over training images of the squared length of their components; where it is 0 no
+            penalty matters.
+        """
+        return np.array(self.alphas) * (mean_square or 1.0 if self.alphas_relative else 1.0)
 
 
 @dataclass(frozen=True)
@@ -233,12 +248,12 @@ class LayerEncoder:
             seen, tested = train[observed[train]], test[observed[test]]
             if len(seen) < _fewest_images(readout) or len(tested) < 2:
                 continue
-            prediction, alpha, used = self._predict(readout, seen, tested, neurons)
+            prediction, alpha, is_at_edge, used = self._predict(readout, seen, tested, neurons)
             measured = self._responses[np.ix_(tested, neurons)]
             for name, metric in METRICS.items():
                 row[name][neurons] = metric(measured, prediction)
             row["alpha"][neurons] = alpha
-            row["alpha_at_edge"][neurons] = at_edge(alpha, readout.alphas)
+            row["alpha_at_edge"][neurons] = is_at_edge
             if n_permutations and len(tested) == len(test):
                 row["p_value"] = permutation_p_value(
                     measured, prediction, statistic="mean", n_permutations=n_permutations
@@ -253,13 +268,13 @@ class LayerEncoder:
         train: NDArray[np.integer],
         test: NDArray[np.integer],
         neurons: NDArray[np.integer],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-        """Predictions (n_test, n_neurons), penalties (n_neurons,), and components used."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], int]:
+        """Predictions (n_test, n_neurons); penalties (n_neurons,), at an edge?; components used."""
         components = self.components(train).leading(readout.n_components)
         responses = self._responses[np.ix_(train, neurons)]
         used = components.n_components
         if readout.kind == "pls":
-            alpha = np.full(len(neurons), np.nan)
+            alpha, is_at_edge = np.full(len(neurons), np.nan), np.zeros(len(neurons), dtype=bool)
             weights, n_latent = pls_weights(
                 components,
                 responses,
@@ -269,10 +284,12 @@ class LayerEncoder:
             )
             used = int(n_latent.min())
         else:
-            alpha = _alpha(readout, components, responses, self._n_threads)
+            alphas = readout.penalties(components.eigenvalues.sum() / len(train))
+            alpha = _alpha(readout, components, responses, alphas, self._n_threads)
+            is_at_edge = at_edge(alpha, alphas)
             weights = ridge_weights(components, responses, np.nan_to_num(alpha))
         scores = components.project(self._gram[np.ix_(test, train)])
-        return scores @ weights + responses.mean(axis=0), alpha, used
+        return scores @ weights + responses.mean(axis=0), alpha, is_at_edge, used
 
 
 def _neurons_of_same_images(
@@ -295,6 +312,7 @@ def _alpha(
     readout: Readout,
     components: PrincipalComponents,
     responses: NDArray[np.float64],
+    alphas: NDArray[np.float64],
     n_threads: int,
 ) -> NDArray[np.float64]:
     """The penalty of each neuron, (n_neurons,); NaN where none matters."""
@@ -303,7 +321,6 @@ def _alpha(
         return np.zeros(n_neurons)
     if components.n_components == 0:
         return np.full(n_neurons, np.nan)
-    alphas = np.array(readout.alphas)
     if len(alphas) == 1:
         return np.where(is_constant(responses), np.nan, alphas)
     if readout.n_folds is None:
@@ -318,7 +335,7 @@ def _alpha(
     return choose(errors, alphas, responses)
 
 
-def at_edge(alpha: NDArray[np.float64], alphas: tuple[float, ...]) -> NDArray[np.bool_]:
+def at_edge(alpha: NDArray[np.float64], alphas: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which penalties, (n_neurons,), are the first or last of a grid of several."""
     if len(alphas) < 2:
         return np.zeros(len(alpha), dtype=bool)

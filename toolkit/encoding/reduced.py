@@ -76,7 +76,7 @@ def score_reduced(
         row: dict[str, Any] = {name: of(measured, predicted) for name, of in METRICS.items()}
         row |= {
             "alpha": fit.alpha,
-            "alpha_at_edge": at_edge(fit.alpha, readout.alphas),
+            "alpha_at_edge": at_edge(fit.alpha, fit.alphas),
             "p_value": np.nan,
             "n_components": reduction.train_scores.shape[1],
             "n_train": len(train),

@@ -31,6 +31,8 @@ class RidgeFit:
     alpha
         Penalty of each neuron, (n_neurons,); NaN for a neuron of zero variance, 0 for least
         squares.
+    alphas
+        The penalties to choose from, (n_alphas,); empty for least squares.
     squared_errors
         Out-of-fold, summed over training images, (n_alphas, n_neurons); no rows where no penalties
         were compared.
@@ -39,6 +41,7 @@ class RidgeFit:
     weights: NDArray[np.float64]
     intercept: NDArray[np.float64]
     alpha: NDArray[np.float64]
+    alphas: NDArray[np.float64]
     squared_errors: NDArray[np.float64]
 
     def predict(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,11 +83,11 @@ def fit_ridge(
         )
     constant, mean = is_constant(responses), responses.mean(axis=0)
     centred = np.where(constant, 0, responses - mean)
-    alphas = np.array(readout.alphas)
-    compare = len(alphas) > 1
+    compare = len(readout.alphas) > 1
     folds = _fold_numbers(readout, n_train) if compare else np.zeros(n_train, dtype=int)
     sums = _cross_products(scores, centred, folds)
     total = tuple(part.sum(axis=0) for part in sums)
+    alphas = readout.penalties(_mean_square(total[0]))
 
     squared_errors = np.zeros((0, responses.shape[1]))
     if compare:
@@ -100,7 +103,13 @@ def fit_ridge(
     else:
         alpha = np.where(constant, np.nan, alphas)
     (coefficients,) = _solutions(total, np.nan_to_num(alpha)[None])
-    return RidgeFit(coefficients[1:], coefficients[0] + mean, alpha, squared_errors)
+    return RidgeFit(coefficients[1:], coefficients[0] + mean, alpha, alphas, squared_errors)
+
+
+def _mean_square(products: NDArray[np.float64]) -> float:
+    """Mean over images of the squared length of their centred scores, from BᵀB."""
+    n, sums = products[0, 0], products[0, 1:]
+    return float(np.trace(products[1:, 1:]) / n - np.square(sums / n).sum())
 
 
 def _fold_numbers(readout: Readout, n_train: int) -> NDArray[np.intp]:

@@ -24,7 +24,7 @@ from toolkit.encoding.slurm_workers import (
     outside_of_jobs,
 )
 
-_TERMINATION_S = 10.0
+_TERMINATION_S = 30.0
 
 
 @contextmanager

@@ -55,14 +55,13 @@ def extract_features(task: Task, session: Session, progress: Progress) -> None:
         )
     torch.set_num_threads(session.n_cpus)
     options = _forward_options(task)
-    if form_of(task).kind == "gram":
-        _keep_gram_matrices(task, session, stimuli, options, progress)
-    else:
-        _keep_features(task, session, stimuli, options, progress)
+    keep = _keep_gram_matrices if form_of(task).kind == "gram" else _keep_features
+    share = keep(task, session, stimuli, options, progress)
     report = {
         "task_id": task.id,
         "label": task.label,
         "n_stimuli": len(stimuli),
+        "share": share,
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
         "device": str(options.device),
@@ -97,7 +96,8 @@ def _keep_features(
     stimuli: Stimuli,
     options: ForwardOptions,
     progress: Progress,
-) -> None:
+) -> float:
+    """What an earlier attempt has left to do; return which share of all that was."""
     from toolkit.features.extract import extract
     from toolkit.features.layout import part_of
     from toolkit.features.store import FeatureStore
@@ -112,6 +112,8 @@ def _keep_features(
         shuffle=form.shuffle,
     )
     part, n_parts = task.params.get("part", (0, 1))
+    blocks = part_of(part, n_parts, store.n_blocks)
+    share = len(set(store.missing_blocks()) & set(blocks)) / len(blocks)
     extract(
         _network(task, session, options.device),
         stimuli,
@@ -119,9 +121,10 @@ def _keep_features(
         store,
         form=form,
         options=options,
-        blocks=part_of(part, n_parts, store.n_blocks),
+        blocks=blocks,
         progress=progress,
     )
+    return share
 
 
 def _keep_gram_matrices(
@@ -130,8 +133,11 @@ def _keep_gram_matrices(
     stimuli: Stimuli,
     options: ForwardOptions,
     progress: Progress,
-) -> None:
-    """One forward pass over the images for as many layers as fit the memory at once."""
+) -> float:
+    """One forward pass over the images for as many layers as fit the memory at once.
+
+    Does what an earlier attempt has left to do; returns which share of all that was.
+    """
     from toolkit.features.extract import extract_to_memory
 
     key, form = features_id(task), form_of(task)
@@ -149,6 +155,7 @@ def _keep_gram_matrices(
         for layer in group:
             statistics = _statistics(features.pop(layer.name), session.n_cpus)
             session.publish_statistics(key, layer.name, statistics)
+    return len(missing) / len(layers_of(task))
 
 
 def layer_groups(

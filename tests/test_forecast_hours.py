@@ -17,14 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from jobs.run import run_tasks
 from toolkit.cluster.arrays import plan_arrays
 from toolkit.cluster.batches import make_batches
 from toolkit.cluster.limits import ArrayLimits
 from toolkit.cluster.profiles import JobRequest
 from toolkit.cluster.run_folder import RunFolder
+from toolkit.features.store import FeatureStore
 from toolkit.forecast import Forecast, describe_arrays, forecast, hours_text, render
 from toolkit.forecast.durations import NOTHING_LIKE_IT, Measurements, Span, predict
-from toolkit.forecast.measurements import Measured
+from toolkit.forecast.measurements import Measured, measured_in
 from toolkit.results import PlannedRow, collect, read_scores
 from toolkit.task import Task, TaskKind
 
@@ -126,6 +128,24 @@ def test_an_extraction_is_predicted_per_image_of_its_own_part(
     expected_s = seconds_of(undisturbed, extraction) / 60 * 120 / 2
     assert part.cpu_hours.low == pytest.approx(expected_s * 4 / 3600)
     assert part.basis == "1 of them from 1 measured in runs beside (same network and form)"
+
+
+def test_an_extraction_that_was_continued_is_measured_by_what_was_left(
+    tasks: list[Task], undisturbed: RunFolder, tmp_path: Path
+) -> None:
+    (extraction,) = of_kind(tasks, EXTRACT)
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    for n_forgotten, share in ((1, 0.5), (0, 0.0)):
+        run.result_path(extraction.id).unlink()
+        store = FeatureStore.open(run.features_path(extraction.id))
+        assert store.n_blocks == 2
+        for block in range(n_forgotten):
+            store.forget_block(block)
+        run_tasks(str(run.path), [extraction.id], 1)
+        assert json.loads(run.result_path(extraction.id).read_text())["share"] == share
+        measured = measured_in(run, {extraction.id: extraction}, lambda task: True)
+        assert [m.size for m in measured if m.kind is EXTRACT] == [30.0] * n_forgotten
 
 
 def test_another_network_is_predicted_from_all_and_says_so(

@@ -134,7 +134,9 @@ def _from_files(run: RunFolder, tasks: Mapping[str, Task]) -> Iterator[Measured]
         try:
             report = _summary(path) if path.suffix == ".parquet" else json.loads(path.read_bytes())
             likeness = likeness_of(task, _device_kind(report["device"]))
-            yield Measured(task.kind, likeness, size_of(task), float(report["seconds"]))
+            size = size_of(task) * report.get("share", 1)  # what the last attempt had left to do
+            if size:
+                yield Measured(task.kind, likeness, size, float(report["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,26 +33,72 @@ SMALL_NETWORKS = (
     "test_vit2",
     "test_vit3",
 )
-CONFIG = f"""\
-name: twelve-synthetic
+CONFIG = """\
+name: networks-synthetic
 dataset:
   {{kind: synthetic, n_train: 120, n_val: 40, n_neuroids: 12, image_px: 48, n_repetitions: 4}}
 models:
   - {{library: pixels}}
-  - {{library: timm, names: [{", ".join(SMALL_NETWORKS)}], layers: auto}}
+  - {{library: timm, names: [{names}], layers: auto}}
 readouts:
   - {{kind: ridge, n_components: 20}}
   - {{kind: rdm, level: object}}
 executor: {{kind: inprocess}}
 resources: {{extract: {{cpus: 2}}, encode: {{cpus: 2}}}}
 """
+PROVENANCE = {
+    "config_hash": "c0ffee" * 10,
+    "git_sha": "0" * 40,
+    "versions": json.dumps({"python": "3.11"}),
+    "created": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+}
 BROKEN_NETWORK = "test_mambaout"
+TRAININGS = """\
+name: trainings-synthetic
+dataset:
+  - {kind: synthetic, n_train: 60, n_val: 30, n_neuroids: 6, image_px: 32, n_categories: 3}
+  - {kind: synthetic, name: synthetic-other, n_train: 40, n_val: 20, n_neuroids: 5, image_px: 16}
+training:
+  joint:
+    network: {library: shallow, channels: [8, 16], normalised: true, input_px: 32}
+    decoder: {pool_px: 2}
+    objectives: {mse: 1, category: 0.3}
+    seeds: [0, 1]
+    recipe:
+      n_epochs: 20
+      batch_size: 20
+      optimizer: {lr: 3e-3}
+      patience: 3
+      monitor: ev
+      validation_share: 0.2
+  halved:
+    network: {library: shallow, channels: [4, 8], normalised: true, input_px: 32}
+    decoder: {pool_px: 2}
+    recipe: {n_epochs: 4, batch_size: 18, validation_share: 0.2}
+    search:
+      over: {optimizer.lr: [1e-4, 1e-2, 1e+9], optimizer.kind: [adam, sgd]}
+      halving: {eta: 2}
+      refit: true
+models: [{library: pixels}, {weights: "trained:halved", layers: ["0", "1"]}]
+readouts: [{kind: ridge, n_components: 10}]
+exclude: [{dataset: synthetic-other, library: shallow}]
+executor: {kind: inprocess}
+resources: {extract: {cpus: 1}, encode: {cpus: 1}, train: {cpus: 1}}
+"""
 
 
-def run_twelve_networks(folder: Path) -> Path:
-    """A finished sweep of twelve small networks over synthetic neurons."""
-    config = folder / "twelve.yaml"
-    config.write_text(CONFIG, encoding="utf-8")
+def run_networks(folder: Path, networks: Sequence[str]) -> Path:
+    """A finished sweep of the pixels and of small networks over synthetic neurons."""
+    config = folder / "networks.yaml"
+    config.write_text(CONFIG.format(names=", ".join(networks)), encoding="utf-8")
+    sweep(config, "--out", folder / "run")
+    return folder / "run"
+
+
+def run_trainings(folder: Path) -> Path:
+    """Two trainings that stop early, and a search with rungs in which two trials diverge."""
+    config = folder / "trainings.yaml"
+    config.write_text(TRAININGS, encoding="utf-8")
     sweep(config, "--out", folder / "run")
     return folder / "run"
 
@@ -127,6 +174,65 @@ def write_synthetic_tables(
     return folder
 
 
+def write_synthetic_search(folder: Path, *, n_trials: int, n_epochs: int) -> Path:
+    """Tables and curves of a made-up search over two fields, without rungs."""
+    random = np.random.default_rng(0)
+    (folder / "curves").mkdir(parents=True)
+    rows = []
+    for trial in range(n_trials):
+        lr, hidden = 10.0 ** random.uniform(-5, 0), int(random.choice([0, 100, 1000]))
+        height = 0.4 * np.exp(-((np.log10(lr) + 3) ** 2)) + random.normal(0, 0.02)
+        val_ev = height * (1 - np.exp(-np.arange(n_epochs) / 10)) + random.normal(0, 0.01, n_epochs)
+        curve = pd.DataFrame(
+            {
+                "epoch": np.arange(n_epochs),
+                "lr": lr,
+                "train_mse": 1 - val_ev - 0.001 * np.arange(n_epochs),
+                "train_loss": 1 - val_ev - 0.001 * np.arange(n_epochs),
+                "val_mse": 1 - val_ev,
+                "val_loss": 1 - val_ev,
+                "val_ev": val_ev,
+                "val_r": np.sqrt(np.clip(val_ev, 0, 1)),
+            }
+        )
+        task_id = f"train-{trial:012d}"
+        curve.to_parquet(folder / "curves" / f"{task_id}.parquet")
+        recipe = {"n_epochs": n_epochs, "patience": None, "monitor": "ev", "optimizer": {"lr": lr}}
+        rows.append(
+            {
+                **dict.fromkeys(names(RESULT_COLUMNS)),
+                **PROVENANCE,
+                "task_id": task_id,
+                "status": "done",
+                "experiment": "synthetic",
+                "dataset": "synthetic",
+                "region": "",
+                "model": "synthetic_net",
+                "library": "shallow",
+                "weights": "random",
+                "seed": 0,
+                "layer": "",
+                "readout": "finetune",
+                "training": "searched",
+                "step": "trial",
+                "objective": "mse:1",
+                "fold": 0,
+                "rung": 0,
+                "slot": trial,
+                "trial": trial,
+                "outcome": "trained",
+                "recipe": json.dumps({"recipe": recipe, "decoder": {"hidden": [hidden]}}),
+                "n_epochs": n_epochs,
+                "best_epoch": int(val_ev.argmax()),
+                "val_score": val_ev.max(),
+            }
+        )
+    _write(pd.DataFrame(rows), RESULT_COLUMNS, folder / "results.parquet")
+    no_neurons = pd.DataFrame({name: [] for name in names(NEURON_COLUMNS)})
+    _write(no_neurons, NEURON_COLUMNS, folder / "neurons.parquet")
+    return folder
+
+
 def _write(frame: pd.DataFrame, columns: tuple, path: Path) -> None:
     table = pa.Table.from_pandas(frame, schema=schema(columns), preserve_index=False)
     pq.write_table(table, path)
@@ -160,10 +266,7 @@ def _synthetic_row(identity: dict, layer: int, depth: float, scores: pd.DataFram
         "n_splits": 1,
         "seconds": 1.0,
         "device": "cpu",
-        "config_hash": "c0ffee" * 10,
-        "git_sha": "0" * 40,
-        "versions": json.dumps({"python": "3.11"}),
-        "created": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        **PROVENANCE,
     }
 
 

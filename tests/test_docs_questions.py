@@ -136,7 +136,7 @@ def test_the_neurons_are_those_of_the_best_network(
 
 @pytest.mark.slow
 def test_penalties_at_the_edge_are_named(answers: SimpleNamespace, results: pd.DataFrame) -> None:
-    expected = results[results["alpha_at_edge"] > 0.1]
+    expected = results[results["alpha_at_edge"] > 0.01]
     assert 0 < len(answers.at_edge) <= 15
     assert answers.at_edge["r_mean"].tolist() == expected["r_mean"].nlargest(15).tolist()
 

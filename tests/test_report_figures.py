@@ -1,19 +1,22 @@
 """What a report says, against the tables and the plain definitions."""
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from report_runs import BROKEN_NETWORK, break_a_network, run_twelve_networks, write_synthetic_tables
+from report_runs import BROKEN_NETWORK, break_a_network, run_networks, write_synthetic_tables
 from scipy.stats import rankdata, spearmanr
 
 from toolkit import data, report
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.report.chart import Chart
 from toolkit.report.figures import all_charts
+from toolkit.report.figures.cost import cost
 from toolkit.report.paper import draw
 from toolkit.report.recordings import Recordings
 from toolkit.report.study import Study, read_study
@@ -36,7 +39,8 @@ OF_A_SWEEP = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_twelve_networks(tmp_path_factory.mktemp("twelve"))
+    networks = ("test_resnet", "test_vit", BROKEN_NETWORK)
+    return run_networks(tmp_path_factory.mktemp("four"), networks)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_load_gives_every_task_with_what_it_cost(run: Path) -> None:
     tables = load(run)
     counts = tables.tasks["kind"].value_counts()
-    assert counts["extract"] == 12
+    assert counts["extract"] == 4
     assert counts["encode"] == len(tables.results)
     extractions = tables.tasks[tables.tasks["kind"] == "extract"]
     assert (extractions["seconds"] > 0).all()
@@ -151,10 +155,36 @@ def test_sites_show_their_category_means(study: Study, charts: dict[str, Chart])
 
 
 @pytest.mark.slow
-def test_cost_is_the_extraction_of_all_layers(study: Study, charts: dict[str, Chart]) -> None:
-    seconds = study.tasks[study.tasks["kind"] == "extract"]["seconds"].sum()
-    shown = charts["cost"].shown.dropna(subset="r_mean")
-    assert shown["extract_s"].sum() == pytest.approx(seconds)
+def test_cost_is_extraction_and_readout_of_all_layers(
+    study: Study, charts: dict[str, Chart]
+) -> None:
+    chart, cores = charts["cost"], 2
+    assert chart.x_title == "CPU-seconds"
+    extractions = study.tasks[study.tasks["kind"] == "extract"].set_index("task_id")["seconds"]
+    parent = study.tasks.set_index("task_id")["inputs"]
+    for _, row in chart.shown.iterrows():
+        own = study.results[
+            (study.results["network"] == row["network"])
+            & (study.results["readout"] == row["readout"])
+        ]
+        (extraction,) = {parent[task_id] for task_id in own["task_id"]}
+        assert row["extract_s"] == pytest.approx(cores * extractions[list(extraction)].sum())
+        assert row["encode_s"] == pytest.approx(cores * own["seconds"].sum())
+        assert row["device_s"] == pytest.approx(row["extract_s"] + row["encode_s"])
+
+
+@pytest.mark.slow
+def test_seconds_on_gpus_are_called_so(study: Study) -> None:
+    on_gpu = study.tasks.assign(
+        device=study.tasks["device"].mask(study.tasks["kind"] == "extract", "cuda:0")
+    )
+    chart = cost(replace(study, tasks=on_gpu))
+    assert chart is not None
+    assert chart.x_title == "GPU-seconds + CPU-seconds"
+    extractions = study.tasks[study.tasks["kind"] == "extract"]["seconds"].sum()
+    shown = chart.shown.dropna(subset="r_mean")
+    assert shown["gpu_s"].sum() == pytest.approx(extractions)  # one GPU each, two cores
+    assert (shown["cpu_s"] == shown["encode_s"]).all()
 
 
 @pytest.mark.slow
@@ -195,8 +225,9 @@ def test_pretrained_and_random_are_lines_of_one_panel(synthetic: Path) -> None:
             assert list(line["layer"]) == [f"stages.{i}" for i in range(5)]
 
 
-def test_figures_come_as_png_svg_and_pdf_with_text_as_text(synthetic: Path, tmp_path: Path) -> None:
-    files = report.write_figures(synthetic, tmp_path)
+def test_figures_come_as_png_svg_and_pdf_with_text_as_text(tmp_path: Path) -> None:
+    tables = write_synthetic_tables(tmp_path / "few", n_networks=4, n_layers=3, n_neurons=12)
+    files = report.write_figures(tables, tmp_path)
     stems = {path.stem for path in files}
     assert {path.suffix for path in files} == {".png", ".svg", ".pdf"}
     assert len(files) == 3 * len(stems)
@@ -273,8 +304,8 @@ def test_nothing_to_report_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_failed_network_is_counted_with_its_class(tmp_path: Path) -> None:
-    path = run_twelve_networks(tmp_path)
+def test_a_failed_network_is_counted_with_its_class(run: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(run, tmp_path / "run")
     break_a_network(path)
     tasks = load(path).tasks
     failed = tasks[tasks["status"] == "failed"]

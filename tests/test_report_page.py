@@ -1,33 +1,34 @@
 """The page in a real browser: it sorts, filters, tells exact numbers, and asks no network."""
 
 import base64
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_runs import break_a_network, run_twelve_networks, write_synthetic_tables
+from report_browser import (
+    assert_quiet,
+    hide,
+    hovered,
+    needs_browser,
+    open_page,
+    plot,
+    start_browser,
+    table,
+    wait_for,
+)
+from report_runs import SMALL_NETWORKS, break_a_network, run_networks, write_synthetic_tables
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
 from toolkit import report
 from toolkit.report.study import read_study
 
-DRIVER = shutil.which("chromedriver")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (DRIVER and BROWSER), reason="no Chromium with its driver"),
+    needs_browser,
 ]
 
 MOST_BYTES = 8_000_000
@@ -49,24 +50,12 @@ return [...document.querySelectorAll(texts)].filter((e) => e.textContent.trim())
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = Options()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.binary_location = str(BROWSER)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    downloads = tmp_path_factory.mktemp("downloads")
-    driver.execute_cdp_cmd(
-        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
-    )
-    driver.downloads = downloads  # type: ignore[attr-defined]
-    yield driver
-    driver.quit()
+    yield from start_browser(tmp_path_factory.mktemp("downloads"))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = run_twelve_networks(tmp_path_factory.mktemp("twelve"))
+    path = run_networks(tmp_path_factory.mktemp("twelve"), SMALL_NETWORKS)
     break_a_network(path)
     return path
 
@@ -89,71 +78,12 @@ def opened(browser: webdriver.Chrome, page: Path) -> Iterator[webdriver.Chrome]:
     assert_quiet(browser)
 
 
-def open_page(browser: webdriver.Chrome, page: Path, *, width: int, theme: str = "light") -> None:
-    browser.get_log("browser"), browser.get_log("performance")
-    features = [{"name": "prefers-color-scheme", "value": theme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(page.as_uri())
-
-
-def assert_quiet(browser: webdriver.Chrome) -> None:
-    """Nothing in the console, and nothing asked of any network."""
-    assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert {p["request"]["url"].split(":")[0] for p in sent} <= {"file", "data", "blob"}
-
-
-def wait_for(condition: Callable[[], object]) -> object:
-    deadline = time.monotonic() + 30
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
-def table(browser: webdriver.Chrome, name: str) -> pd.DataFrame:
-    """What a table shows, as text."""
-    head, *rows = browser.execute_script(
-        "return [...document.querySelectorAll(`#${arguments[0]} tr`)]"
-        ".map((row) => [...row.children].map((cell) => cell.textContent))",
-        name,
-    )
-    return pd.DataFrame(rows, columns=[title.rstrip(" ▲▼") for title in head])
-
-
 def sort_by(browser: webdriver.Chrome, name: str, title: str) -> None:
     for button in browser.find_elements(By.CSS_SELECTOR, f"#{name} thead button"):
         if button.text.rstrip(" ▲▼") == title:
             button.send_keys(Keys.ENTER)
             return
     raise AssertionError(title)
-
-
-def plot(browser: webdriver.Chrome, name: str) -> WebElement:
-    """A figure, scrolled to and drawn."""
-    found = browser.find_element(By.CSS_SELECTOR, f"#chart-{name} .plot")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
-    wait_for(lambda: found.find_elements(By.CSS_SELECTOR, ".main-svg"))
-    return found
-
-
-def hovered(browser: webdriver.Chrome, mark: WebElement, host: WebElement) -> str:
-    ActionChains(browser).move_to_element(mark).perform()
-    wait_for(lambda: host.find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext"))
-    label = host.find_element(By.CSS_SELECTOR, ".hoverlayer .hovertext")
-    return (
-        "\n".join(span.text for span in label.find_elements(By.CSS_SELECTOR, "text")) or label.text
-    )
-
-
-def hide(browser: webdriver.Chrome, filter_name: str, value: str) -> None:
-    chosen = f"[data-filter={filter_name}]"
-    browser.find_element(By.CSS_SELECTOR, f"{chosen} summary").click()
-    browser.find_element(By.CSS_SELECTOR, f"{chosen} input[value='{value}']").click()
-    browser.find_element(By.CSS_SELECTOR, f"{chosen} summary").click()
 
 
 def test_the_page_is_one_file_of_bearable_size(page: Path) -> None:

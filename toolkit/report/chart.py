@@ -7,15 +7,32 @@ from typing import Literal
 
 import pandas as pd
 
-Kind = Literal["bars", "lines", "points", "violins", "histogram", "pairs", "tiles", "matrices"]
+from toolkit.report.style import MARKS
+
+Kind = Literal[
+    "bars",
+    "lines",
+    "curves",
+    "points",
+    "trials",
+    "violins",
+    "histogram",
+    "pairs",
+    "tiles",
+    "matrices",
+]
 """How rows become marks.
 
 bars
     A horizontal bar for each ``x``, longest first.
 lines
     A line for each ``series``, its rows in their order.
+curves
+    A line for each ``series`` over a number; the rows in ``faint`` are dotted.
 points
     A mark for each row.
+trials
+    A mark for each row over ``x``, the JSON text of a number or a name, of the field ``text``.
 violins
     A violin with its box for each ``x``, from all of its rows.
 histogram
@@ -41,6 +58,10 @@ class Measure:
         Columns of the ends of its interval, if any.
     reference
         Column of what it could be at most, such as the ceiling, if any.
+    lower_is_better
+        Whether it is a loss.
+    floor
+        Where the axis begins if values are lower.
     """
 
     column: str
@@ -48,6 +69,8 @@ class Measure:
     low: str | None = None
     high: str | None = None
     reference: str | None = None
+    lower_is_better: bool = False
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,9 @@ class Chart:
     x, x_title
         Column of the other axis or of the names, and what the axis says.
     series
-        Column that tells colours apart.
+        Column that tells lines, and colours, apart.
+    colour
+        Column that tells the colours of curves apart.
     panel
         Column of which one value is shown at a time on the page, and each in a panel of its own on
         paper; ordered by first appearance.
@@ -82,6 +107,10 @@ class Chart:
         Whether an axis is logarithmic.
     flag
         Column that is True where a mark is to stand out, and ``flag_title``, why.
+    mark
+        Column that says what is special about a row, a key of ``style.MARKS``, or None.
+    faint
+        Column that is True for the rows of a line that accompany the others.
     unit, other, text
         Further columns that some kinds need.
     has_identity_line
@@ -97,6 +126,7 @@ class Chart:
     x: str
     x_title: str
     series: str = ""
+    colour: str = ""
     panel: str = ""
     best_only: bool = False
     hover: tuple[str, ...] = ()
@@ -104,6 +134,8 @@ class Chart:
     log_y: bool = False
     flag: str = ""
     flag_title: str = ""
+    mark: str = ""
+    faint: str = ""
     unit: str = ""
     other: str = ""
     text: str = ""
@@ -120,3 +152,15 @@ class Chart:
         if not self.panel:
             return [("", self.shown)]
         return [(str(name), rows) for name, rows in self.shown.groupby(self.panel, sort=False)]
+
+    def drawn(self, rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+        """Rows that have a value, or a mark at the edge in its place."""
+        has_value = rows[measure.column].notna()
+        return rows[has_value | self.is_at_edge(rows)]
+
+    def is_at_edge(self, rows: pd.DataFrame) -> pd.Series:
+        """Whether the mark of a row is at the edge of the axes."""
+        at_edge = [name for name, (_, _, is_at_edge) in MARKS.items() if is_at_edge]
+        if not self.mark:
+            return pd.Series(False, index=rows.index)
+        return rows[self.mark].isin(at_edge)

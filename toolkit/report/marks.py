@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import chain, cycle, repeat
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,15 +20,26 @@ if TYPE_CHECKING:
 MOST_BARS, MOST_VIOLINS = 40, 30
 _MOST_TICKS = 16
 _MOST_LABELLED = 12
+_NAME_LETTERS = 28
+# Of the height of the axes.
+_LABEL_HEIGHT = 0.05
 _SYMBOLS = "osD^v<>P"
-_FLAG_COLOUR = "#b00020"
+FLAG_COLOUR = "#b00020"
+# The first of several seeds has the colour of random weights.
+_RANDOM_SEED = re.compile(r"^random \d+$")
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each name: the first few have one of their own."""
-    if set(names) <= set(WEIGHTS_COLOUR):
-        return {name: (*LIGHT, LIGHT_REST)[WEIGHTS_COLOUR[name]] for name in names}
-    return {name: (*LIGHT, LIGHT_REST)[min(i, len(LIGHT))] for i, name in enumerate(names)}
+    """A colour for each name: kinds of weights have theirs, the first few others one each."""
+    kind_of: dict[str, str] = {}
+    for name in names:
+        kind = _RANDOM_SEED.sub("random", name)
+        if kind in WEIGHTS_COLOUR and kind not in kind_of.values():
+            kind_of[name] = kind
+    palette = (*LIGHT, LIGHT_REST)
+    colour_of = {name: palette[WEIGHTS_COLOUR[kind]] for name, kind in kind_of.items()}
+    free = chain((one for one in LIGHT if one not in colour_of.values()), repeat(LIGHT_REST))
+    return {name: colour_of.get(name) or next(free) for name in names}
 
 
 def bars(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> None:
@@ -53,8 +66,9 @@ def lines(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> Non
     """A line for each series; those that reach highest are coloured."""
     is_named = not pd.api.types.is_numeric_dtype(rows[chart.x])
     names = list(dict.fromkeys(rows[chart.x])) if is_named else []
-    colour_of = colours(_ranked(rows, chart.series, measure))
+    colour_of = colours(ranked(chart.shown, chart.series, measure, chart.panel))
     symbols = dict(zip(colour_of, cycle(_SYMBOLS), strict=False))
+    tells_random = chart.rows["weights_kind"].nunique() > 1
     by_series = [(str(name), line) for name, line in rows.groupby(chart.series, sort=False)]
     for name, line in reversed(by_series):
         has_colour = colour_of[name] != LIGHT_REST
@@ -64,7 +78,7 @@ def lines(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> Non
             line[measure.column],
             yerr=_error(line, measure),
             color=colour_of[name],
-            linestyle="--" if (line["weights_kind"] == "random").all() else "-",
+            linestyle="--" if tells_random and (line["weights_kind"] == "random").all() else "-",
             linewidth=1.2 if has_colour else 0.6,
             marker=symbols[name] if has_colour else "",
             markersize=3,
@@ -75,7 +89,7 @@ def lines(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> Non
         if chart.flag and line[chart.flag].any():
             marked = line[chart.flag].to_numpy()
             y, label = line[measure.column][marked], chart.flag_title
-            axes.plot(x[marked], y, "x", color=_FLAG_COLOUR, label=label, markersize=6, zorder=3)
+            axes.plot(x[marked], y, "x", color=FLAG_COLOUR, label=label, markersize=6, zorder=3)
     _finish_lines(axes, chart, measure, rows, names)
 
 
@@ -86,7 +100,7 @@ def _finish_lines(
         grid = axes.get_gridspec()
         most = _MOST_TICKS if grid is None or grid.ncols < 3 else _MOST_TICKS // 2
         step = -(-len(names) // most)
-        _slanted_names(axes, range(0, len(names), step), names[::step])
+        slanted_names(axes, range(0, len(names), step), names[::step])
     else:
         axes.set_xlabel(chart.x_title)
     if measure.reference and rows[measure.reference].notna().any():
@@ -95,7 +109,7 @@ def _finish_lines(
     if chart.log_y:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.axhline(0, linewidth=0).sticky_edges.y.append(0)
     axes.set_ylabel(folded(measure.title))
 
 
@@ -126,7 +140,7 @@ def points(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> No
     if chart.log_x:
         _plain_log_axis(axes)
     if is_named:
-        _slanted_names(axes, range(len(names)), names)
+        slanted_names(axes, range(len(names)), names)
     else:
         axes.set_xlabel(chart.x_title)
     axes.set_ylabel(folded(measure.title))
@@ -136,10 +150,16 @@ def _name_front(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) 
     ordered = rows.sort_values(chart.x)
     reached = ordered[measure.column].cummax().shift(fill_value=-np.inf)
     front = ordered[ordered[measure.column] > reached][-_MOST_LABELLED:]
-    for x, y, name in front[[chart.x, measure.column, chart.text]].itertuples(index=False):
-        is_last = x == front[chart.x].iloc[-1] and len(front) > 1
-        at, side = ((-4, 4), "right") if is_last else ((4, 4), "left")
+    axes.margins(y=0.12)
+    low, high = axes.get_ylim()
+    middle = np.sqrt(rows[chart.x].min() * rows[chart.x].max())
+    above = np.inf
+    for x, y, name in front[[chart.x, measure.column, chart.text]][::-1].itertuples(index=False):
+        if above - y < _LABEL_HEIGHT * (high - low):
+            continue
+        at, side = ((-4, 4), "right") if x > middle else ((4, 4), "left")
         axes.annotate(name, (x, y), fontsize=6, xytext=at, textcoords="offset points", ha=side)
+        above = y
 
 
 def violins(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> None:
@@ -186,14 +206,8 @@ def pairs(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> Non
     axes.plot(wide[across], wide[up], "o", color=LIGHT[0], markersize=3, alpha=0.7)
     _square_around_identity(axes)
     difference = (wide[up] - wide[across]).mean()
-    axes.set(xlabel=across, ylabel=up)
-    axes.annotate(
-        f"mean difference {difference:+.3f}, n = {len(wide)}",
-        (0.02, 0.99),
-        xycoords="axes fraction",
-        va="top",
-        fontsize=7,
-    )
+    axes.set(xlabel=fill(across, _NAME_LETTERS), ylabel=fill(up, _NAME_LETTERS))
+    axes.set_title(f"mean difference {difference:+.3f}, n = {len(wide)}", loc="left")
 
 
 def tiles(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> None:
@@ -202,7 +216,7 @@ def tiles(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> Non
 
     ordered = rows.sort_values(measure.column, ascending=False, kind="stable")
     best = ordered.drop_duplicates([chart.series, chart.x])
-    names = _ranked(best, chart.series, measure)[:MOST_BARS]
+    names = ranked(best, chart.series, measure)[:MOST_BARS]
     values, texts = (
         best.pivot(index=chart.series, columns=chart.x, values=column).loc[names]
         for column in (measure.column, chart.text)
@@ -234,10 +248,15 @@ def _error(rows: pd.DataFrame, measure: Measure) -> np.ndarray | None:
     return np.clip(np.nan_to_num(ends), 0, None) if np.isfinite(ends).any() else None
 
 
-def _ranked(rows: pd.DataFrame, by: str, measure: Measure) -> list[str]:
-    """Values of a column, the one with the highest measure first."""
-    highest = rows.groupby(by, sort=False)[measure.column].max()
-    return [str(name) for name in highest.sort_values(ascending=False, kind="stable").index]
+def ranked(rows: pd.DataFrame, by: str, measure: Measure, panel: str = "") -> list[str]:
+    """Values of a column, those with the best measure first; of several panels in turns."""
+    best = rows.groupby([panel, by] if panel else [by], sort=False)[measure.column]
+    height = -best.min() if measure.lower_is_better else best.max()
+    if panel:
+        rank = height.groupby(level=0).rank(ascending=False, method="first")
+        height = -rank.groupby(level=1, sort=False).min()
+    order = height.sort_values(ascending=False, kind="stable", na_position="last")
+    return [str(name) for name in order.index]
 
 
 def _name_rows(axes: Axes, names: list[str], measure: Measure) -> None:
@@ -247,7 +266,8 @@ def _name_rows(axes: Axes, names: list[str], measure: Measure) -> None:
     axes.axvline(0, color="black", linewidth=0.6)
 
 
-def _slanted_names(axes: Axes, positions: Sequence[int], names: list[str]) -> None:
+def slanted_names(axes: Axes, positions: Sequence[int], names: list[str]) -> None:
+    """Names below the horizontal axis."""
     axes.set_xticks(positions, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=6)
 
 
@@ -260,10 +280,12 @@ def _square_around_identity(axes: Axes) -> None:
 
 
 def _plain_log_axis(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    is_wide = high > 20 * low
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if is_wide else MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -69,13 +69,14 @@ def _escaped(row: pd.Series, column: str) -> str:
 
 
 def _scores(row: pd.Series) -> str:
+    where = f"{_escaped(row, 'layer')}: " if row["layer"] else ""
     if math.isnan(row["r_mean"]):
-        return f"{_escaped(row, 'layer')}: similarity <b>{row['similarity']:.3f}</b>"
+        return f"{where}similarity <b>{row['similarity']:.3f}</b>"
     has_interval, has_ceiling = row[["r_mean_low", "ceiling_median"]].notna()
     interval = f" (95 % interval {row['r_mean_low']:.3f} to {row['r_mean_high']:.3f})"
     r = f"r = <b>{row['r_mean']:.3f}</b>{interval if has_interval else ''}"
     ceiling = f"ceiling {row['ceiling_median']:.3f}" if has_ceiling else "no ceiling"
-    return f"{_escaped(row, 'layer')}: {r}, EV {row['ev_mean']:.3f}; {ceiling}"
+    return f"{where}{r}, EV {row['ev_mean']:.3f}; {ceiling}"
 
 
 def _listed(values: pd.Series) -> str:

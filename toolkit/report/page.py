@@ -25,13 +25,14 @@ from toolkit.report.style import (
     DARK_REST,
     LIGHT,
     LIGHT_REST,
+    MARKS,
     TILE_SCALE_DARK,
     TILE_SCALE_LIGHT,
     WEIGHTS_COLOUR,
 )
 from toolkit.task import TaskState
 
-_SCRIPTS = ("data.js", "table.js", "charts.js", "page.js")
+_SCRIPTS = ("data.js", "table.js", "charts.js", "training.js", "page.js")
 _FILTERS = (
     "run",
     "dataset",
@@ -41,12 +42,16 @@ _FILTERS = (
     "library",
     "model",
     "weights_kind",
+    "training",
+    "objective",
     "layer",
 )
 # Not worth a column of the headline where they are the same everywhere.
 _CONSTANT = ("dataset", "region", "features")
-# With Plotly's 4.8 MB and the results, more would take the page beyond 8 MB.
-MOST_NEURON_ROWS = 120_000
+# Of the page without its tables' rows, beside Plotly.
+_MOST_BYTES, _FRAME_BYTES = 8_000_000, 200_000
+# Scores of single neurons, and fewer where the page would be too large.
+_MOST_ROWS, _FEWEST_ROWS = 120_000, 40_000
 _PALETTES = {
     "light": {
         "colours": LIGHT,
@@ -90,7 +95,15 @@ def write_study(
         Why figures are missing, in words.
     """
     unfinished = study.tasks[study.tasks["status"] != TaskState.DONE]
-    frames, described = _frames(study, charts)
+    plotly = get_plotlyjs()
+    most_rows = _MOST_ROWS
+    frames, described = _frames(study, charts, most_rows)
+    while (
+        most_rows > _FEWEST_ROWS
+        and len(json.dumps(frames)) > _MOST_BYTES - len(plotly) - _FRAME_BYTES
+    ):
+        most_rows -= 20_000
+        frames, described = _frames(study, charts, most_rows)
     frames |= {"unfinished": embed(unfinished[list(UNFINISHED)])} if len(unfinished) else {}
     frames |= {"compared": embed(compared)} if len(compared) else {}
     data = {
@@ -108,14 +121,15 @@ def write_study(
         },
         "palettes": _PALETTES,
         "weightsColour": WEIGHTS_COLOUR,
+        "marks": {name: (symbol, at_edge) for name, (_, symbol, at_edge) in MARKS.items()},
     }
     # In a script element "<" could begin its end or a comment.
     embedded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = Template(_asset("page.html")).substitute(
         title=html.escape(f"{' and '.join(study.runs)}: report"),
         style=_asset("page.css"),
-        body="\n".join(_body(study, charts, unfinished, compared, absences)),
-        plotly=get_plotlyjs(),
+        body="\n".join(_body(study, charts, unfinished, compared, absences, most_rows)),
+        plotly=plotly,
         data=embedded,
         script="\n".join(map(_asset, _SCRIPTS)),
     )
@@ -132,8 +146,13 @@ def _asset(name: str) -> str:
     return files("toolkit.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _frames(study: Study, charts: Sequence[Chart]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Embedded tables by name, and the charts that read them; equal tables are kept once."""
+def _frames(
+    study: Study, charts: Sequence[Chart], most_rows: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Embedded tables by name, and the charts that read them; equal tables are kept once.
+
+    Of tables that belong to results the first ``most_rows`` rows.
+    """
     results = study.results.drop(columns=["row", "is_best", "versions"])
     ends = results[["r_mean_low", "r_mean_high"]]
     text = ends["r_mean_low"].map("{:.3f} – ".format) + ends["r_mean_high"].map("{:.3f}".format)
@@ -142,7 +161,8 @@ def _frames(study: Study, charts: Sequence[Chart]) -> tuple[dict[str, Any], list
     name_of: dict[str, str] = {}
     described = []
     for chart in charts:
-        embedded = embed(_own_columns(chart, results)[:MOST_NEURON_ROWS])
+        own = _own_columns(chart, results)
+        embedded = embed(own[:most_rows] if "row" in own else own)
         content = json.dumps(embedded)
         name = name_of.setdefault(content, chart.name)
         frames.setdefault(name, embedded)
@@ -165,6 +185,7 @@ def _body(
     unfinished: pd.DataFrame,
     compared: pd.DataFrame,
     absences: Sequence[str],
+    most_rows: int,
 ) -> Iterator[str]:
     yield "<noscript><p>The tables and figures of this page need JavaScript.</p></noscript>"
     yield "<main>"
@@ -191,9 +212,9 @@ def _body(
     yield from (_figure(chart) for chart in charts)
     yield from (f'<p class="quiet">A figure is missing: {html.escape(a)}.</p>' for a in absences)
     longest = max((len(chart.rows) for chart in charts if "row" in chart.rows), default=0)
-    if longest > MOST_NEURON_ROWS:
+    if longest > most_rows:
         yield (
-            f'<p class="quiet">{MOST_NEURON_ROWS:,} of {longest:,} scores of single neurons are in '
+            f'<p class="quiet">{most_rows:,} of {longest:,} scores of single neurons are in '
             "this page, those of the best layers first; all are in neurons.parquet.</p>"
         )
     yield "</section>"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from toolkit.atomic import atomic_path
+from toolkit.report import marks, training_marks
 from toolkit.report.chart import Chart, Measure
-from toolkit.report.marks import DRAW, MOST_BARS, MOST_VIOLINS
-from toolkit.report.style import COLOUR_SCALE
+from toolkit.report.marks import MOST_BARS, MOST_VIOLINS
+from toolkit.report.style import COLOUR_SCALE, MARKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +38,16 @@ _STYLE: dict[Any, Any] = {
 _DOTS_PER_INCH = 300
 _WIDTH_IN = 7.2
 _PANEL_HEIGHT_IN, _SINGLE_HEIGHT_IN, _BAR_HEIGHT_IN, _MARGIN_IN = 1.9, 3.4, 0.17, 0.8
-_MOST_PANELS, _MOST_COLUMNS = 12, 4
+_MOST_PANELS = 12
+_COLUMNS = {"bars": 1, "violins": 1, "tiles": 1, "pairs": 3, "curves": 3, "trials": 3}
+_MOST_MATRICES, _MOST_LINES = 4, 4
 # Of a legend entry in its font: an average letter, and its symbol with the space around.
 _LETTER_IN, _SYMBOL_IN = 0.062, 0.55
+_TITLE_LETTER_IN = 0.058
+# Where a title is not broken.
+_EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 
+_DRAW = marks.DRAW | training_marks.DRAW
 _STACKED = {"bars": MOST_BARS, "violins": MOST_VIOLINS, "tiles": MOST_BARS}
 
 
@@ -72,11 +80,13 @@ def draw(chart: Chart, measure: Measure | None = None) -> Figure:
     from matplotlib import rc_context
 
     measure = measure or chart.measures[0]
-    panels = [(name, rows[rows[measure.column].notna()]) for name, rows in chart.panels]
-    panels = [(name, rows) for name, rows in panels if len(rows)]
+    panels = [(name, chart.drawn(rows, measure)) for name, rows in chart.panels]
+    panels = [(name, rows) for name, rows in panels if rows[measure.column].notna().any()]
+    if chart.kind == "pairs":
+        panels = [(name, rows) for name, rows in panels if rows[chart.x].nunique() > 1]
     with rc_context(_STYLE):
         if chart.kind == "matrices":
-            return _draw_matrices(chart, measure, panels[0][1])
+            return _draw_matrices(chart, measure, panels)
         return _draw_panels(chart, measure, panels)
 
 
@@ -100,25 +110,31 @@ def _draw_panels(chart: Chart, measure: Measure, panels: list[tuple[str, pd.Data
     from matplotlib.figure import Figure
 
     drawn = panels[:_MOST_PANELS]
-    n_columns = 1 if chart.kind in _STACKED else min(_MOST_COLUMNS, len(drawn))
+    most_columns = 2 if chart.kind == "points" and chart.text else _COLUMNS.get(chart.kind, 4)
+    n_columns = min(most_columns, len(drawn))
     heights = [_height_in(chart, rows, len(drawn)) for _, rows in drawn][::n_columns]
     figure = Figure(figsize=(_width_in(chart, n_columns), sum(heights)), layout="constrained")
     grid = figure.subplots(
         len(heights),
         n_columns,
         squeeze=False,
-        sharex=chart.kind == "histogram",
+        sharex=chart.kind in ("bars", "violins", "histogram"),
         sharey=chart.kind in ("lines", "histogram"),
         gridspec_kw={"height_ratios": heights},
     )
     for axes, (name, rows) in zip(grid.flat, drawn, strict=False):
-        DRAW[chart.kind](axes, chart, measure, rows)
+        _DRAW[chart.kind](axes, chart, measure, rows)
         if len(drawn) > 1:
-            axes.set_title(name, loc="left")
+            width = int(_WIDTH_IN / n_columns / _TITLE_LETTER_IN)
+            titles = filter(None, (name.replace(" = ", _EQUALS), axes.get_title(loc="left")))
+            axes.set_title(
+                "\n".join(fill(title, width, break_on_hyphens=False) for title in titles),
+                loc="left",
+            )
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
     used = list(grid.flat[: len(drawn)])
-    _share_labels(figure, used)
+    _share_labels(figure, used, n_columns)
     _share_legend(figure, used)
     if len(panels) > len(drawn):
         left_out = f"the first {len(drawn)} of {len(panels)}"
@@ -126,17 +142,17 @@ def _draw_panels(chart: Chart, measure: Measure, panels: list[tuple[str, pd.Data
     return figure
 
 
-def _share_labels(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Say once what all panels' axes say."""
+def _share_labels(figure: Figure, panels: Sequence[Axes], n_columns: int) -> None:
+    """Say once what the vertical axes of all panels say, and below each column what its do."""
     if len(panels) < 2:
         return
-    for axis, say in (("x", figure.supxlabel), ("y", figure.supylabel)):
-        labels = {getattr(axes, f"get_{axis}label")() for axes in panels}
-        label = labels.pop()
-        if label and not labels:
-            for axes in panels:
-                axes.set(**{f"{axis}label": ""})
-            say(label.replace("\n", " "), fontsize=8)
+    if len({axes.get_ylabel() for axes in panels}) == 1 and panels[0].get_ylabel():
+        figure.supylabel(panels[0].get_ylabel().replace("\n", " "), fontsize=8)
+        for axes in panels:
+            axes.set_ylabel("")
+    for axes, below in zip(panels, panels[n_columns:], strict=False):
+        if axes.get_xlabel() == below.get_xlabel():
+            axes.set_xlabel("")
 
 
 def _width_in(chart: Chart, n_columns: int) -> float:
@@ -150,26 +166,46 @@ def _height_in(chart: Chart, rows: pd.DataFrame, n_panels: int) -> float:
     return _PANEL_HEIGHT_IN if n_panels > 2 else _SINGLE_HEIGHT_IN
 
 
-def _draw_matrices(chart: Chart, measure: Measure, rows: pd.DataFrame) -> Figure:
+def _draw_matrices(
+    chart: Chart, measure: Measure, panels: list[tuple[str, pd.DataFrame]]
+) -> Figure:
     from matplotlib.figure import Figure
     from scipy.spatial.distance import squareform
 
-    groups = list(rows.groupby(chart.series, sort=False))
-    n_columns = min(_MOST_COLUMNS, len(groups))
-    n_rows = -(-len(groups) // n_columns)
-    side = _WIDTH_IN / _MOST_COLUMNS
-    figure = Figure(figsize=(side * n_columns + 0.6, (side + 0.25) * n_rows), layout="constrained")
-    grid = figure.subplots(n_rows, n_columns, squeeze=False)
-    for axes in grid.flat[len(groups) :]:
-        axes.remove()
-    used = list(grid.flat[: len(groups)])
-    for axes, (name, group) in zip(used, groups, strict=True):
-        square = squareform(group[measure.column].to_numpy(float), checks=False)
-        image = axes.imshow(square, cmap=COLOUR_SCALE, vmin=0, vmax=100)
-        axes.set_title(str(name), fontsize=6.5)
-        axes.set(xticks=[], yticks=[])
+    lines = _lines_of_matrices(chart, panels)
+    n_columns = max(map(len, lines))
+    side = _WIDTH_IN / _MOST_MATRICES
+    size = (side * n_columns + 0.6, (side + 0.25) * len(lines))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(lines), n_columns, squeeze=False)
+    used = []
+    for across, line in zip(grid, lines, strict=True):
+        for axes in across[len(line) :]:
+            axes.remove()
+        for axes, (name, group) in zip(across, line, strict=False):
+            square = squareform(group[measure.column].to_numpy(float), checks=False)
+            image = axes.imshow(square, cmap=COLOUR_SCALE, vmin=0, vmax=100)
+            axes.set_title(name, fontsize=6.5)
+            axes.set(xticks=[], yticks=[])
+            used.append(axes)
     figure.colorbar(image, ax=used, label=measure.title, shrink=0.6)
     return figure
+
+
+def _lines_of_matrices(
+    chart: Chart, panels: list[tuple[str, pd.DataFrame]]
+) -> list[list[tuple[str, pd.DataFrame]]]:
+    """Names and rows of the matrices beside each other; each panel has lines of its own."""
+    most = max(1, _MOST_LINES // len(panels))
+    lines = []
+    for panel, rows in panels:
+        groups = [(str(name), group) for name, group in rows.groupby(chart.series, sort=False)]
+        groups[0] = "\n".join(filter(None, (panel, groups[0][0]))), groups[0][1]
+        n_lines = -(-len(groups) // _MOST_MATRICES)
+        n_columns = -(-len(groups) // n_lines)
+        starts = range(0, len(groups), n_columns)
+        lines += [groups[start : start + n_columns] for start in starts][:most]
+    return lines
 
 
 def _share_legend(figure: Figure, panels: Sequence[Axes]) -> None:
@@ -182,7 +218,7 @@ def _share_legend(figure: Figure, panels: Sequence[Axes]) -> None:
     if len(found) < 2:
         return
     drawn_last_first = list(reversed(found))
-    names = sorted(drawn_last_first, key=lambda name: name in ("others", "ceiling"))
+    names = sorted(drawn_last_first, key=lambda name: name in ("others", "ceiling", *MARKS))
     entry_in = _SYMBOL_IN + _LETTER_IN * max(map(len, names))
     figure.legend(
         [found[name] for name in names],

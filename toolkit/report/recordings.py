@@ -48,9 +48,10 @@ class Recordings:
         task = self.task(row)
         if task is None:
             return None
-        key = json_digest([task.options["dataset"], task.params["responses"]])
+        source = self._source(row["run"], task)
+        key = json_digest([source.options["dataset"], source.params["responses"]])
         if key not in self._datasets:
-            self._datasets[key] = self._load(task)
+            self._datasets[key] = self._load(source)
         return self._datasets[key]
 
     def statistics(self, row: pd.Series) -> LayerStatistics | None:
@@ -66,6 +67,12 @@ class Recordings:
         except EncodingError as error:
             self._note(str(error))
             return None
+
+    def _source(self, run: str, task: Task) -> Task:
+        """The task itself, or of a search's rung or winner a trial, which says the responses."""
+        while "responses" not in task.params:
+            task = self._tasks[run, task.params["from"][0]]
+        return task
 
     def _load(self, task: Task) -> NeuralDataset | None:
         try:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import pandas as pd
+import pyarrow as pa
 
+from toolkit.cluster.run_folder import RunFolder
 from toolkit.metrics.uncertainty import bootstrap_interval
 from toolkit.report.errors import ReportError
 from toolkit.report.style import WEIGHTS_COLOUR
@@ -59,6 +61,14 @@ class Study:
         """The best layer of each network in each setting, highest r first, similarities after."""
         best = self.results[self.results["is_best"]]
         return best.sort_values(["r_mean", "score"], ascending=False, kind="stable")
+
+    def curve(self, row: pd.Series) -> pd.DataFrame | None:
+        """What the training of a row measured in each epoch; None if it left nothing readable."""
+        path = RunFolder(self.runs[row["run"]]).curve_path(row["task_id"])
+        try:
+            return pd.read_parquet(path)
+        except (OSError, pa.ArrowException):
+            return None
 
     def with_rows(self, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         """Join columns of the results to a frame that has their ``row``."""
@@ -160,13 +170,18 @@ def _weights_kind(results: pd.DataFrame) -> pd.Series:
 
 
 def _weights_names(results: pd.DataFrame) -> pd.Series:
-    """What tells the weights apart: random's seed where there are several, a training's name."""
+    """What tells the weights apart: a seed, a training's name, and what differs in it."""
     is_random = results["weights"] == "random"
     names = results["weights"].map(lambda weights: PurePath(weights).name)
     if results.loc[is_random, "seed"].nunique() > 1:
         names = names.where(~is_random, "random " + results["seed"].astype(str))
     has_training = results["training"].notna() & ~results["weights"].str.startswith("trained:")
-    return names.where(~has_training, names + ", " + results["training"].astype(str))
+    names = names.where(~has_training, names + ", " + results["training"].astype(str))
+    for column, said in (("objective", ""), ("fold", "fold ")):
+        several = results.groupby("training")[column].transform("nunique") > 1
+        told = results[column].map(lambda value, said=said: f", {said}{value}")
+        names = names.where(~several, names + told)
+    return names
 
 
 def _architecture_names(results: pd.DataFrame) -> pd.Series:

@@ -17,6 +17,18 @@ WEIGHTS_COLOUR = {
     "no weights": len(LIGHT),
 }
 
+# What is special about a mark.
+BEST_EPOCH, STOPPED_EARLY, WINNER = "best epoch", "stopped early", "winner"
+DIVERGED, FAR_BELOW = "diverged", "far below"
+# Its symbol on paper and on the page; whether it is at the edge, having no place on the axis.
+MARKS = {
+    BEST_EPOCH: ("o", "circle", False),
+    STOPPED_EARLY: ("s", "square-open", False),
+    WINNER: ("*", "star", False),
+    DIVERGED: ("x", "x", True),
+    FAR_BELOW: ("v", "triangle-down-open", True),
+}
+
 # Perceptually even, and even in grey.
 COLOUR_SCALE = "cividis"
 

@@ -7,10 +7,15 @@ const NEURONS_AS_MARKS = 5000;
 
 function colourOf(names, theme) {
   const { colours, rest } = DATA.palettes[theme];
-  const kinds = DATA.weightsColour;
-  const all = [...colours, rest];
-  const position = names.every((name) => name in kinds) ? (name) => kinds[name] : (_, i) => Math.min(i, colours.length);
-  return new Map(names.map((name, i) => [name, all[position(name, i)]]));
+  const all = [...colours, rest], found = new Map(), kinds = new Set();
+  for (const name of names) {
+    const kind = name.replace(/^random \d+$/, "random");
+    if (!(kind in DATA.weightsColour) || kinds.has(kind)) continue;
+    kinds.add(kind);
+    found.set(name, all[DATA.weightsColour[kind]]);
+  }
+  const taken = new Set(found.values()), free = colours.filter((colour) => !taken.has(colour));
+  return new Map(names.map((name) => [name, found.get(name) ?? free.shift() ?? rest]));
 }
 
 function grouped(rows, value) {
@@ -39,7 +44,7 @@ function escaped(text) {
 function told(view, i) {
   const { chart, frame, measure } = view;
   const names = [chart.series, chart.x, chart.unit, measure.column, measure.low, measure.high, measure.reference, ...chart.hover];
-  return unique(names).filter((name) => name && frame.has(name))
+  return unique(names).filter((name) => name && frame.has(name) && shown(frame.column(name)(i)) !== "–")
     .map((name) => `${escaped(title(name))}: <b>${escaped(shown(frame.column(name)(i)))}</b>`).join("<br>");
 }
 
@@ -57,7 +62,8 @@ function error(view, rows) {
 }
 
 function ranked(rows, name, value) {
-  const groups = [...grouped(rows, name)].map(([key, members]) => [key, Math.max(...members.map(value))]);
+  const height = (i) => (Number.isNaN(value(i)) ? -Infinity : value(i));
+  const groups = [...grouped(rows, name)].map(([key, members]) => [key, Math.max(...members.map(height))]);
   return groups.sort((a, b) => b[1] - a[1]).map(([key]) => key);
 }
 
@@ -93,13 +99,13 @@ const DRAW = {
     const x = frame.column(chart.x), series = frame.column(chart.series), weights = frame.column("weights_kind");
     const order = ranked(rows, series, value), colours = colourOf(order, theme), { rest } = DATA.palettes[theme];
     const flag = chart.flag ? frame.column(chart.flag) : () => 0;
-    const groups = grouped(rows, series);
+    const groups = grouped(rows, series), tellsRandom = unique(range(frame.n).map(weights)).length > 1;
     const data = order.map((name, rank) => {
       const members = groups.get(name), colour = colours.get(name);
       return {
         type: "scatter", mode: "lines+markers", name: colour === rest ? "others" : escaped(name), legendgroup: colour === rest ? "others" : name,
         showlegend: order.length > 1 && rank <= DATA.palettes[theme].colours.length, x: members.map(x), y: members.map(value), error_y: error(view, members),
-        line: { color: colour, width: colour === rest ? 1 : 2, dash: members.every((i) => weights(i) === "random") ? "dash" : "solid" },
+        line: { color: colour, width: colour === rest ? 1 : 2, dash: tellsRandom && members.every((i) => weights(i) === "random") ? "dash" : "solid" },
         marker: {
           size: members.map((i) => (flag(i) ? 11 : 6)), symbol: members.map((i) => (flag(i) ? "x" : SYMBOLS[rank % SYMBOLS.length])),
           color: members.map((i) => (flag(i) ? FLAG_COLOUR[theme] : colour)), opacity: 1,
@@ -192,8 +198,8 @@ const DRAW = {
     const x = frame.column(chart.x), other = frame.column(chart.other);
     const groups = [...grouped(rows, frame.column(chart.series))];
     const columns = Math.min(groups.length, width > 860 ? 4 : width > 560 ? 3 : 2), lines = Math.ceil(groups.length / columns);
-    const side = (width - 90) / columns, height = lines * (side + 26) + 40, gap = 8, top = 36;
-    const layout = { showlegend: false, annotations: [], margin: { l: 8, r: 82, t: 8, b: 8 }, coloraxis: { colorscale: "Cividis", cmin: 0, cmax: 100, colorbar: { title: { text: view.measure.title, side: "right" }, thickness: 12 } } };
+    const side = (width - 90) / columns, height = lines * (side + 26) + 64, gap = 8, top = 36;
+    const layout = { showlegend: false, annotations: [], margin: { l: 8, r: 82, t: 32, b: 8 }, coloraxis: { colorscale: "Cividis", cmin: 0, cmax: 100, colorbar: { title: { text: view.measure.title, side: "right" }, thickness: 12, lenmode: "pixels", len: Math.min(height, 300), y: 1, yanchor: "top" } } };
     const data = groups.map(([name, members], k) => {
       const names = unique([...members.map(x), ...members.map(other)]), place = new Map(names.map((n, p) => [n, p]));
       const z = names.map((_, p) => names.map((__, q) => (p === q ? 0 : null)));

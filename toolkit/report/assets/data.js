@@ -54,7 +54,7 @@ const filter = {
   update() {
     const tests = [...this.hidden].filter(([, values]) => values.size)
       .map(([name, values]) => [RESULTS.column(name), values]);
-    for (let i = 0; i < RESULTS.n; i++) this.visible[i] = tests.every(([value, values]) => !values.has(value(i)));
+    for (let i = 0; i < RESULTS.n; i++) this.visible[i] = tests.every(([value, values]) => !values.has(value(i) ?? ""));
     this.findBest();
     this.listeners.forEach((listener) => listener());
   },

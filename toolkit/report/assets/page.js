@@ -11,7 +11,7 @@ function finished(layout, view) {
   const base = { automargin: true, gridcolor: grid, zerolinecolor: grid, linecolor: grid, fixedrange: false };
   const made = {
     font: { color: ink, family: "system-ui, sans-serif", size: isNarrow ? 11 : 13 }, paper_bgcolor: paper, plot_bgcolor: paper,
-    margin: { l: 60, r: 16, t: 24, b: 50 }, dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", hoverlabel: { align: "left" },
+    margin: { l: 60, r: 16, t: 36, b: 50 }, dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", hoverlabel: { align: "left" },
     legend: { orientation: "h", y: -0.18, yanchor: "top" }, ...layout,
   };
   made.legend = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", ...layout.legend };
@@ -62,18 +62,27 @@ class ChartView {
   candidates() {
     const row = this.frame === RESULTS ? (i) => i : this.frame.has("row") ? this.frame.column("row") : null;
     const passes = this.chart.best_only ? filter.best : filter.visible, value = this.frame.column(this.measure.column);
-    return range(this.frame.n).filter((i) => (row === null || passes[row(i)]) && !Number.isNaN(value(i)));
+    const mark = this.chart.mark ? this.frame.column(this.chart.mark) : () => null, atEdge = (i) => DATA.marks[mark(i)]?.[1];
+    return range(this.frame.n).filter((i) => (row === null || passes[row(i)]) && (!Number.isNaN(value(i)) || atEdge(i)));
   }
 
   rows() {
     const rows = this.candidates();
     if (!this.chart.panel) return rows;
     const panel = this.frame.column(this.chart.panel);
-    const panels = this.frame.has("score") ? ranked(rows, panel, this.frame.column("score")) : unique(rows.map(panel));
+    const all = this.frame.has("score") ? ranked(rows, panel, this.frame.column("score")) : unique(rows.map(panel));
+    const panels = this.chart.kind === "pairs" ? this.withPairs(rows, panel, all) : all;
     this.panel = panels.includes(this.chosenPanel) ? this.chosenPanel : panels[0];
     fill(this.panelMenu, panels, this.panel);
     this.panelMenu.parentElement.hidden = panels.length < 2;
     return rows.filter((i) => panel(i) === this.panel);
+  }
+
+  /** Panels of two networks or more, if there are any. */
+  withPairs(rows, panel, panels) {
+    const network = this.frame.column(this.chart.x), of = grouped(rows, panel);
+    const several = panels.filter((name) => of.get(name).some((i) => network(i) !== network(of.get(name)[0])));
+    return several.length ? several : panels;
   }
 
   choosePair(rows) {
@@ -101,6 +110,7 @@ class ChartView {
       return;
     }
     this.drawnWidth = this.plot.clientWidth;
+    this.plot.style.minHeight = 0;
     const { data, layout, note } = this.build(rows, theme(), this.drawnWidth);
     this.note.textContent = note;
     this.plot.setAttribute("aria-label", `${this.chart.title}: ${this.measure.title}${this.panel ? `, ${this.panel}` : ""}. ${this.chart.caption} ${rows.length} values; the button Numbers shows them as a table.`);
@@ -139,7 +149,7 @@ function fill(menu, names, chosen) {
 }
 
 function makeFilter(name) {
-  const values = unique(range(RESULTS.n).map(RESULTS.column(name))).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const values = unique(range(RESULTS.n).map(RESULTS.column(name)).map((value) => value ?? "")).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const hidden = filter.hidden.get(name), count = element("span");
   const boxes = values.map((value) => element("input", { type: "checkbox", checked: true, value }));
   const labels = boxes.map((box) => element("label", {}, box, ` ${box.value || "(none)"}`));

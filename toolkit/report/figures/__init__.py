@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from toolkit.report.chart import Chart
+from toolkit.report.figures.cost import cost
 from toolkit.report.figures.responses import object_rdms, predicted_and_measured, site_responses
 from toolkit.report.figures.scores import (
     alpha_choice,
     best_layer_by_region,
     by_layer,
     comparison,
-    cost,
     depth_profile,
     neuron_histogram,
     neuron_pairs,
     neuron_violins,
 )
+from toolkit.report.figures.training import learning_curves, search_results
 from toolkit.report.recordings import Recordings
 from toolkit.report.study import Study
 
@@ -28,6 +29,8 @@ OF_SCORES = (
     best_layer_by_region,
     alpha_choice,
     cost,
+    learning_curves,
+    search_results,
 )
 OF_RESPONSES = (object_rdms, site_responses, predicted_and_measured)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -19,86 +21,129 @@ from toolkit.report.study import Study
 
 # A matrix of more cannot be read by eye.
 _MOST_OBJECTS = 128
-_MOST_NETWORKS = 11
+# Of all data sets together, so that a page stays small.
+_MOST_NETWORKS, _MOST_PAIRS = 11, 100_000
 _MOST_SITES = 200
 _N_PREDICTED = 12
+_MOST_DATASETS = 6
 
 
 def object_rdms(study: Study, recordings: Recordings) -> Chart | None:
-    """RDMs of the neurons and of each network's best layer."""
-    for _, best in study.best.groupby("dataset", sort=False):
-        dataset = recordings.dataset(best.iloc[0])
-        if dataset is None or np.isnan(dataset.responses).any():
-            continue
-        objects = _objects(dataset)
-        if objects is None:
-            continue
-        rows = pd.concat(_matrices(best, recordings, dataset, objects), ignore_index=True)
-        return Chart(
-            name="object_rdms",
-            title="Representational dissimilarity",
-            caption=f"Dissimilarity (1 − Pearson r) of the {dataset.name} {_unit_of(dataset)} to "
-            "the neurons and to each network's best layer, as percentiles of its rank. The number "
-            "is Spearman's r of the network's matrix and the neurons'. "
-            f"{_unit_of(dataset).capitalize()} are ordered by category.",
-            kind="matrices",
-            rows=rows,
-            measures=(Measure("percentile", "percentile of dissimilarity"),),
-            x="item",
-            x_title="",
-            series="matrix",
-            other="other_item",
-        )
-    return None
+    """RDMs of the neurons and of each network's best layer, for each data set."""
+    shown = [
+        (name, best, dataset, objects)
+        for name, best, dataset in _datasets(study, recordings)
+        if (objects := _objects(dataset)) and not np.isnan(dataset.responses).any()
+    ]
+    if not shown:
+        return None
+    n_pairs = sum(comb(len(set(objects)), 2) for *_, objects in shown)
+    n_networks = max(1, min(_MOST_NETWORKS, _MOST_PAIRS // n_pairs - 1))
+    rows = [
+        matrix.assign(panel=name)
+        for name, best, dataset, objects in shown
+        for matrix in _matrices(best, recordings, dataset, objects, n_networks)
+    ]
+    units = sorted({_unit_of(dataset) for _, _, dataset, _ in shown})
+    return Chart(
+        name="object_rdms",
+        title="Representational dissimilarity",
+        caption=f"Dissimilarity (1 − Pearson r) of the {' or '.join(units)} to the neurons and to "
+        f"the best layers of the {n_networks} best networks at most, as percentiles of its rank. "
+        "The number is Spearman's r of the network's matrix and the neurons'. They are ordered by "
+        "category.",
+        kind="matrices",
+        rows=pd.concat(rows, ignore_index=True),
+        measures=(Measure("percentile", "percentile of dissimilarity"),),
+        x="item",
+        x_title="",
+        series="matrix",
+        panel="panel" if len(shown) > 1 else "",
+        other="other_item",
+    )
 
 
 def site_responses(study: Study, recordings: Recordings) -> Chart | None:
-    """Mean response of single sites to each category."""
-    for _, best in study.best.groupby("dataset", sort=False):
-        dataset = recordings.dataset(best.iloc[0])
-        if dataset is None:
-            continue
+    """Mean response of single sites to each category, for each data set."""
+    shown = []
+    for name, _, dataset in _datasets(study, recordings):
         labels = dataset.category_names or dataset.object_names
-        if labels is None or len(set(labels)) > _MOST_OBJECTS:
-            continue
-        return Chart(
-            name="site_responses",
-            title="Single sites",
-            caption="Mean response of one recording site to the images of each category, with its "
-            "standard error over images. The sites that categories tell apart most come first.",
-            kind="points",
-            rows=_site_rows(dataset, np.asarray(labels)),
-            measures=(Measure("response", "response", low="response_low", high="response_high"),),
-            x="category",
-            x_title="category",
-            panel="site",
-            hover=("n_images",),
-        )
-    return None
+        if labels is not None and len(set(labels)) <= _MOST_OBJECTS:
+            shown.append((name, dataset, np.asarray(labels)))
+    if not shown:
+        return None
+    most = _MOST_SITES // len(shown)
+    panels = _in_turns(
+        {name: _site_rows(dataset, labels)[:most] for name, dataset, labels in shown}, "site"
+    )
+    return Chart(
+        name="site_responses",
+        title="Single sites",
+        caption="Mean response of one recording site to the images of each category, with its "
+        "standard error over images. The sites that categories tell apart most come first.",
+        kind="points",
+        rows=panels,
+        measures=(Measure("response", "response", low="response_low", high="response_high"),),
+        x="category",
+        x_title="category",
+        panel="site",
+        hover=("n_images",),
+    )
 
 
 def predicted_and_measured(study: Study, recordings: Recordings) -> Chart | None:
-    """Predictions of single neurons by the best network, fitted again from its Gram matrix."""
-    best = study.best[study.best["r_mean"].notna()]
-    for _, row in best.iterrows():
-        predicted = _predictions(row, recordings)
-        if predicted is not None:
-            return Chart(
-                name="predicted_and_measured",
-                title="Predicted and measured",
-                caption=f"Each mark is a test image of the first split: response predicted by "
-                f"{row['network']}, {row['layer']}, {row['readout']}, and response measured. "
-                "Neurons from the best to the worst predicted.",
-                kind="points",
-                rows=predicted,
-                measures=(Measure("measured", "measured response"),),
-                x="predicted",
-                x_title="predicted response",
-                panel="neuron",
-                hover=("image",),
-                has_identity_line=True,
-            )
-    return None
+    """Predictions of single neurons by each data set's best network, fitted again."""
+    found, networks = {}, []
+    for name, best, _ in _datasets(study, recordings):
+        for _, row in best[best["r_mean"].notna()].iterrows():
+            if predicted := _predictions(row, recordings):
+                found[name] = predicted
+                networks.append(f"{row['network']}, {row['layer']}, {row['readout']}")
+                break
+    if not found:
+        return None
+    return Chart(
+        name="predicted_and_measured",
+        title="Predicted and measured",
+        caption="Each mark is a test image of the first split: response predicted by "
+        f"{'; by '.join(dict.fromkeys(networks))}, and response measured. "
+        "Neurons from the best to the worst predicted.",
+        kind="points",
+        rows=_in_turns(found, "neuron"),
+        measures=(Measure("measured", "measured response"),),
+        x="predicted",
+        x_title="predicted response",
+        panel="neuron",
+        hover=("image",),
+        has_identity_line=True,
+    )
+
+
+def _datasets(
+    study: Study, recordings: Recordings
+) -> Iterator[tuple[str, pd.DataFrame, NeuralDataset]]:
+    """Name, best rows and responses of the data sets that are here, the best predicted first."""
+    of_row = {at: recordings.dataset(row) for at, row in study.best.iterrows()}
+    datasets = {id(one): one for one in of_row.values() if one is not None}
+    found = [[at for at, one in of_row.items() if id(one) == key] for key in datasets]
+    names = study.best.loc[[rows[0] for rows in found], ["dataset", "region", "run"]].fillna("")
+    by = [column for column in ("dataset", "region") if names[column].nunique() > 1]
+    by += ["run"] if names[["dataset", "region"]].duplicated().any() else []
+    named = names[by].astype(str).agg(" ".join, axis=1) if by else [""] * len(found)
+    shown = list(zip(named, found, datasets.values(), strict=True))[:_MOST_DATASETS]
+    yield from ((name, study.best.loc[rows], dataset) for name, rows, dataset in shown)
+
+
+def _in_turns(panels: dict[str, list[pd.DataFrame]], named: str) -> pd.DataFrame:
+    """Panels of several data sets by turns, their names with that of the data set."""
+    several = len(panels) > 1
+    turns = zip_longest(
+        *(
+            [one.assign(**{named: f"{name} · " + one[named]}) if several else one for one in own]
+            for name, own in panels.items()
+        )
+    )
+    return pd.concat([one for turn in turns for one in turn if one is not None], ignore_index=True)
 
 
 def _objects(dataset: NeuralDataset) -> tuple[str, ...] | None:
@@ -112,7 +157,11 @@ def _unit_of(dataset: NeuralDataset) -> str:
 
 
 def _matrices(
-    best: pd.DataFrame, recordings: Recordings, dataset: NeuralDataset, objects: tuple[str, ...]
+    best: pd.DataFrame,
+    recordings: Recordings,
+    dataset: NeuralDataset,
+    objects: tuple[str, ...],
+    n_networks: int,
 ) -> Iterator[pd.DataFrame]:
     order = _by_category(dataset, objects)
     neurons, names = _rdm(array_statistics(dataset.responses), objects)
@@ -128,7 +177,7 @@ def _matrices(
         label = f"{row['network']}\n{row['layer']}: {rdm_spearman(rdm, neurons):.2f}"
         yield _triangle(label, rdm, names, order)
         n_drawn += 1
-        if n_drawn == _MOST_NETWORKS:
+        if n_drawn == n_networks:
             return
 
 
@@ -163,7 +212,8 @@ def _triangle(
     )
 
 
-def _site_rows(dataset: NeuralDataset, labels: np.ndarray) -> pd.DataFrame:
+def _site_rows(dataset: NeuralDataset, labels: np.ndarray) -> list[pd.DataFrame]:
+    """Of each site, the most selective first."""
     frame = pd.DataFrame(dataset.responses).groupby(labels)
     mean, error, count = frame.mean(), frame.sem(), frame.count()
     between = ((mean - np.nanmean(dataset.responses, axis=0)) ** 2 * count).sum()
@@ -185,19 +235,19 @@ def _site_rows(dataset: NeuralDataset, labels: np.ndarray) -> pd.DataFrame:
                 }
             )
         )
-    return pd.concat(rows, ignore_index=True)
+    return rows
 
 
-def _predictions(row: pd.Series, recordings: Recordings) -> pd.DataFrame | None:
+def _predictions(row: pd.Series, recordings: Recordings) -> list[pd.DataFrame]:
     """Measured and predicted responses of some neurons to the first split's test images."""
     task, dataset = recordings.task(row), recordings.dataset(row)
     statistics = recordings.statistics(row)
     if task is None or dataset is None or statistics is None:
-        return None
+        return []
     params = task.params["readout"]
     exact = task.params.get("solver", "gram") == "gram" and row["solver"] == "gram"
     if params["kind"] not in ("ridge", "linear") or not exact or np.isnan(dataset.responses).any():
-        return None
+        return []
     readout = Readout(**{**params, "alphas": tuple(params.get("alphas", ()))})
     split = outer_splits(
         task.params["protocol"],
@@ -218,7 +268,7 @@ def _predictions(row: pd.Series, recordings: Recordings) -> pd.DataFrame | None:
     ranked = ranked[: np.isfinite(scores.r[0]).sum()]
     chosen = ranked[np.unique(np.linspace(0, len(ranked) - 1, _N_PREDICTED).astype(int))]
     ids = np.asarray(dataset.stimuli.ids, dtype=object)[test]
-    rows = [
+    return [
         pd.DataFrame(
             {
                 "neuron": f"{dataset.neuroid_ids[n]}: r = {scores.r[0, n]:.2f}",
@@ -229,4 +279,3 @@ def _predictions(row: pd.Series, recordings: Recordings) -> pd.DataFrame | None:
         )
         for n in chosen
     ]
-    return pd.concat(rows, ignore_index=True) if rows else None

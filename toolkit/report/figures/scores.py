@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pandas as pd
 
 from toolkit.report.chart import Chart, Measure
 from toolkit.report.study import Study
 
-_ABOUT = ("network", "layer", "readout", "n_neurons")
+ABOUT = ("network", "layer", "readout", "n_neurons")
 _CEILING_NOTE = " The ceiling is the median split-half ceiling of the neurons."
 
 _R = Measure("r_mean", "Pearson r, mean over neurons", reference="ceiling_median")
+_R_WITH_INTERVAL = replace(_R, low="r_mean_low", high="r_mean_high")
 _EV = Measure("ev_mean", "explained variance, mean over neurons")
-_SIMILARITY = Measure("similarity", "similarity to the neurons")
 
 
 def comparison(study: Study) -> Chart | None:
     """Each network's best layer, with interval and ceiling."""
-    rows = _best_panel_first(study.results[study.results["score"].notna()], "setting")
-    with_interval = Measure(
-        "r_mean", _R.title, low="r_mean_low", high="r_mean_high", reference="ceiling_median"
-    )
-    measures = _present(rows, (with_interval, _EV, _SIMILARITY))
-    if not measures:
-        return None
-    return Chart(
+    return scores_chart(
+        best_panel_first(study.results[study.results["score"].notna()], "setting"),
+        r=_R_WITH_INTERVAL,
         name="comparison",
         title="Networks compared",
         caption="Each network's best layer. Bars of r end in a 95 % bootstrap interval over "
         "neurons; a tick marks the median split-half ceiling where there are repetitions.",
         kind="bars",
-        rows=rows,
-        measures=measures,
         x="network",
         x_title="",
         series="weights_kind",
@@ -43,23 +39,17 @@ def comparison(study: Study) -> Chart | None:
 
 def by_layer(study: Study) -> Chart | None:
     """Scores of each layer of a network, pretrained against random."""
-    rows = _layer_rows(study)
-    measures = _present(rows, (_R, _EV, _SIMILARITY))
-    if not measures:
-        return None
-    return Chart(
+    return scores_chart(
+        _layer_rows(study),
         name="by_layer",
         title="Layer by layer",
         caption="Scores of the layers of one network in the order in which they compute, a line "
         "for each choice of weights." + _CEILING_NOTE,
         kind="lines",
-        rows=rows,
-        measures=measures,
         x="layer",
         x_title="layer",
         series="choice",
         panel="architecture_setting",
-        hover=_ABOUT,
     )
 
 
@@ -68,23 +58,37 @@ def depth_profile(study: Study) -> Chart | None:
     layers_per_network = study.results.groupby(["network", "setting"])["layer"].transform("nunique")
     rows = study.results[(layers_per_network > 1) & study.results["score"].notna()]
     rows = rows.sort_values(["network", "layer_depth"], kind="stable")
-    measures = _present(rows, (_R, _EV, _SIMILARITY))
-    if not measures:
-        return None
-    return Chart(
+    random = " Dashed: random weights." if rows["weights_kind"].nunique() > 1 else ""
+    return scores_chart(
+        best_panel_first(rows, "setting"),
         name="depth_profile",
         title="Depth profile",
         caption="Scores against the depth of the layer in its network, 0 the first and 1 the last. "
-        "The highest networks are coloured, dashed lines have random weights." + _CEILING_NOTE,
+        f"The highest networks are coloured.{random}{_CEILING_NOTE}",
         kind="lines",
-        rows=_best_panel_first(rows, "setting"),
-        measures=measures,
         x="layer_depth",
         x_title="relative depth of the layer",
         series="network",
         panel="setting",
-        hover=_ABOUT,
     )
+
+
+def scores_chart(rows: pd.DataFrame, *, r: Measure = _R, **what: Any) -> Chart | None:
+    """A chart of r, EV and similarity, as far as rows of the results have them."""
+    compared = rows.loc[rows["similarity"].notna(), "readout"].unique()
+    by = f", {compared[0]}" if len(compared) == 1 else ""
+    measures = (r, _EV, Measure("similarity", f"similarity to the neurons{by}"))
+    present = tuple(m for m in measures if rows[m.column].notna().any())
+    if not present:
+        return None
+    return Chart(**{"rows": rows, "measures": present, "hover": ABOUT, **what})
+
+
+def best_panel_first(rows: pd.DataFrame, panel: str) -> pd.DataFrame:
+    """Rows of the highest panel first, the order within panels kept."""
+    height = rows.groupby(panel)["score"].transform("max")
+    order = height.sort_values(ascending=False, kind="stable").index
+    return rows.loc[order] if rows[panel].nunique() > 1 else rows
 
 
 def neuron_violins(study: Study) -> Chart | None:
@@ -177,45 +181,10 @@ def alpha_choice(study: Study) -> Chart | None:
         x_title="layer",
         series="choice",
         panel="architecture_setting",
-        hover=(*_ABOUT, "alpha_at_edge"),
+        hover=(*ABOUT, "alpha_at_edge"),
         log_y=True,
         flag="is_at_edge",
         flag_title="on the grid's edge",
-    )
-
-
-def cost(study: Study) -> Chart | None:
-    """What a network's features cost, against its score."""
-    finished = study.tasks[study.tasks["seconds"].notna()]
-    seconds = finished.set_index(["run", "task_id"])["seconds"]
-    encode = study.tasks[study.tasks["kind"] == "encode"]
-    parents = encode.explode("inputs").join(
-        seconds.rename("extract_s"), on=["run", "inputs"], rsuffix="_of_parent"
-    )
-    of_task = parents.groupby(["run", "task_id"])["extract_s"].sum(min_count=1)
-    rows = study.results.join(of_task, on=["run", "task_id"])
-    rows = rows.rename(columns={"seconds": "encode_s"})
-    measures = _present(rows[rows["extract_s"].notna()], (_R, _EV, _SIMILARITY))
-    if not measures:
-        return None
-    devices = finished["device"].dropna().str.replace(r":\d+", "", regex=True)
-    on = " and ".join(sorted(set(devices)))
-    return Chart(
-        name="cost",
-        title="Cost against score",
-        caption=f"Wall-clock seconds of extracting a network's features, on {on}, all layers in "
-        "one pass, against the score of its best layer.",
-        kind="points",
-        rows=rows[rows["extract_s"].notna()],
-        measures=measures,
-        x="extract_s",
-        x_title=f"seconds of extraction ({on})",
-        series="weights_kind",
-        panel="setting",
-        best_only=True,
-        hover=(*_ABOUT, "encode_s"),
-        log_x=True,
-        text="network",
     )
 
 
@@ -248,14 +217,4 @@ def _layer_rows(study: Study, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     rows = rows[rows["score"].notna()]
     several = rows.groupby("architecture_setting")["layer"].transform("nunique") > 1
     rows = rows[several].sort_values(["choice", "layer_index"], kind="stable")
-    return _best_panel_first(rows, "architecture_setting")
-
-
-def _best_panel_first(rows: pd.DataFrame, panel: str) -> pd.DataFrame:
-    height = rows.groupby(panel)["score"].transform("max")
-    order = height.sort_values(ascending=False, kind="stable").index
-    return rows.loc[order] if rows[panel].nunique() > 1 else rows
-
-
-def _present(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> tuple[Measure, ...]:
-    return tuple(measure for measure in measures if rows[measure.column].notna().any())
+    return best_panel_first(rows, "architecture_setting")

@@ -58,7 +58,7 @@ def bars(axes: Axes, chart: Chart, measure: Measure, rows: pd.DataFrame) -> None
             error_kw={"linewidth": 0.8, "ecolor": "#333333"},
         )
     if measure.reference and ranked[measure.reference].notna().any():
-        axes.plot(ranked[measure.reference], position, "k|", markersize=8, label="ceiling")
+        axes.plot(ranked[measure.reference], position, "k|", markersize=8, label="√ceiling")
     _name_rows(axes, list(ranked[chart.x]), measure)
 
 
@@ -105,7 +105,7 @@ def _finish_lines(
         axes.set_xlabel(chart.x_title)
     if measure.reference and rows[measure.reference].notna().any():
         ceiling = rows[measure.reference].median()
-        axes.axhline(ceiling, color="black", linestyle=":", linewidth=0.9, label="ceiling")
+        axes.axhline(ceiling, color="black", linestyle=":", linewidth=0.9, label="√ceiling")
     if chart.log_y:
         axes.set_yscale("log")
     else:

@@ -218,7 +218,7 @@ def _share_legend(figure: Figure, panels: Sequence[Axes]) -> None:
     if len(found) < 2:
         return
     drawn_last_first = list(reversed(found))
-    names = sorted(drawn_last_first, key=lambda name: name in ("others", "ceiling", *MARKS))
+    names = sorted(drawn_last_first, key=lambda name: name in ("others", "√ceiling", *MARKS))
     entry_in = _SYMBOL_IN + _LETTER_IN * max(map(len, names))
     figure.legend(
         [found[name] for name in names],

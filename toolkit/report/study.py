@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -38,6 +39,7 @@ class Study:
     results
         The runs' results together, with these columns more: ``row``, the number of the row;
         ``run``; ``score``, the mean r over neurons, or the similarity where nothing is predicted;
+        ``r_highest``, the r of a perfect prediction of a neuron of median ceiling, √ceiling;
         ``weights_kind``, pretrained, random, checkpoint or no weights; ``architecture``, a short
         name of the network, ``choice``, of its weights, and of the run where there are several, and
         ``network``, of both; ``setting``, a short name of the conditions that differ within
@@ -136,6 +138,7 @@ def _slim(neurons: pd.DataFrame) -> pd.DataFrame:
 def _described(results: pd.DataFrame, n_runs: int) -> pd.DataFrame:
     described = results.assign(
         score=results["r_mean"].fillna(results["similarity"]),
+        r_highest=np.sqrt(results["ceiling_median"].clip(lower=0)),
         weights_kind=_weights_kind(results),
         architecture=_architecture_names(results),
         choice=_weights_names(results),

@@ -84,8 +84,8 @@ const DRAW = {
     const reference = measure.reference && frame.has(measure.reference) && frame.column(measure.reference);
     const limited = reference ? sorted.filter((i) => !Number.isNaN(reference(i))) : [];
     if (limited.length) data.push({
-      type: "scatter", mode: "markers", name: "ceiling", y: limited.map(x), x: limited.map(reference),
-      marker: { symbol: "line-ns-open", size: 14, color: view.ink, line: { width: 2 } }, hovertemplate: "ceiling: <b>%{x:.4f}</b><extra></extra>",
+      type: "scatter", mode: "markers", name: "√ceiling", y: limited.map(x), x: limited.map(reference),
+      marker: { symbol: "line-ns-open", size: 14, color: view.ink, line: { width: 2 } }, hovertemplate: "√ceiling: <b>%{x:.4f}</b><extra></extra>",
     });
     const names = sorted.map(x);
     return {
@@ -222,7 +222,7 @@ function reference(view, rows) {
   const values = rows.map(frame.column(measure.reference)).filter((v) => !Number.isNaN(v));
   if (!values.length) return [];
   const y = median(values);
-  return [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: view.ink, width: 1.5, dash: "dot" }, label: { text: `ceiling ${shown(y)}`, textposition: "end", yanchor: "top", font: { color: view.ink } } }];
+  return [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: view.ink, width: 1.5, dash: "dot" }, label: { text: `√ceiling ${shown(y)}`, textposition: "end", yanchor: "top", font: { color: view.ink } } }];
 }
 
 function identity(view, x, y) {

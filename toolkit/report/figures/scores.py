@@ -11,9 +11,9 @@ from toolkit.report.chart import Chart, Measure
 from toolkit.report.study import Study
 
 ABOUT = ("network", "layer", "readout", "n_neurons")
-_CEILING_NOTE = " The ceiling is the median split-half ceiling of the neurons."
+_CEILING_NOTE = " √ceiling is the highest r possible for a neuron of median split-half ceiling."
 
-_R = Measure("r_mean", "Pearson r, mean over neurons", reference="ceiling_median")
+_R = Measure("r_mean", "Pearson r, mean over neurons", reference="r_highest")
 _R_WITH_INTERVAL = replace(_R, low="r_mean_low", high="r_mean_high")
 _EV = Measure("ev_mean", "explained variance, mean over neurons")
 
@@ -26,7 +26,8 @@ def comparison(study: Study) -> Chart | None:
         name="comparison",
         title="Networks compared",
         caption="Each network's best layer. Bars of r end in a 95 % bootstrap interval over "
-        "neurons; a tick marks the median split-half ceiling where there are repetitions.",
+        "neurons; a tick marks √ceiling, the highest r possible for a neuron of median split-half "
+        "ceiling, where there are repetitions.",
         kind="bars",
         x="network",
         x_title="",
@@ -200,7 +201,7 @@ def _of_neurons(study: Study, **what: object) -> Chart | None:
     return Chart(
         rows=rows.sort_values("rank", kind="stable").drop(columns="rank"),
         measures=(
-            Measure("r", "Pearson r of a neuron", reference="ceiling"),
+            Measure("r", "Pearson r of a neuron"),
             Measure("ev", "explained variance of a neuron"),
         ),
         x="network",

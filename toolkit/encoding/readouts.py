@@ -152,6 +152,19 @@ class ReadoutScores:
     n_test: NDArray[np.intp]
 
 
+@dataclass(frozen=True)
+class _Prediction:
+    """Responses to the test images, (n_test, n_neurons), and of what read-out.
+
+    Penalties, and whether they are at the grid's edge, are (n_neurons,) where there are any.
+    """
+
+    responses: NDArray[np.float64]
+    n_components: int
+    alpha: NDArray[np.float64] | float = np.nan
+    alpha_at_edge: NDArray[np.bool_] | bool = False
+
+
 class LayerEncoder:
     """Read-outs of one layer; the components of a training set are computed once for all of them.
 
@@ -248,17 +261,20 @@ class LayerEncoder:
             seen, tested = train[observed[train]], test[observed[test]]
             if len(seen) < _fewest_images(readout) or len(tested) < 2:
                 continue
-            prediction, alpha, is_at_edge, used = self._predict(readout, seen, tested, neurons)
+            prediction = self._predict(readout, seen, tested, neurons)
             measured = self._responses[np.ix_(tested, neurons)]
             for name, metric in METRICS.items():
-                row[name][neurons] = metric(measured, prediction)
-            row["alpha"][neurons] = alpha
-            row["alpha_at_edge"][neurons] = is_at_edge
+                row[name][neurons] = metric(measured, prediction.responses)
+            row["alpha"][neurons] = prediction.alpha
+            row["alpha_at_edge"][neurons] = prediction.alpha_at_edge
             if n_permutations and len(tested) == len(test):
                 row["p_value"] = permutation_p_value(
-                    measured, prediction, statistic="mean", n_permutations=n_permutations
+                    measured,
+                    prediction.responses,
+                    statistic="mean",
+                    n_permutations=n_permutations,
                 )
-            n_components.append(used)
+            n_components.append(prediction.n_components)
         row["n_components"] = min(n_components, default=0)
         return row | {"n_train": len(train), "n_test": len(test)}
 
@@ -268,13 +284,11 @@ class LayerEncoder:
         train: NDArray[np.integer],
         test: NDArray[np.integer],
         neurons: NDArray[np.integer],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], int]:
-        """Predictions (n_test, n_neurons); penalties (n_neurons,), at an edge?; components used."""
+    ) -> _Prediction:
         components = self.components(train).leading(readout.n_components)
         responses = self._responses[np.ix_(train, neurons)]
-        used = components.n_components
+        used, penalties = components.n_components, dict[str, Any]()
         if readout.kind == "pls":
-            alpha, is_at_edge = np.full(len(neurons), np.nan), np.zeros(len(neurons), dtype=bool)
             weights, n_latent = pls_weights(
                 components,
                 responses,
@@ -286,10 +300,10 @@ class LayerEncoder:
         else:
             alphas = readout.penalties(components.eigenvalues.sum() / len(train))
             alpha = _alpha(readout, components, responses, alphas, self._n_threads)
-            is_at_edge = at_edge(alpha, alphas)
+            penalties = {"alpha": alpha, "alpha_at_edge": at_edge(alpha, alphas)}
             weights = ridge_weights(components, responses, np.nan_to_num(alpha))
         scores = components.project(self._gram[np.ix_(test, train)])
-        return scores @ weights + responses.mean(axis=0), alpha, is_at_edge, used
+        return _Prediction(scores @ weights + responses.mean(axis=0), used, **penalties)
 
 
 def _neurons_of_same_images(

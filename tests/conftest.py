@@ -1,5 +1,6 @@
 import os
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,20 @@ pytest_plugins = ("slurm_cluster",)
 pytest.register_assert_rewrite("own_files", "slurm_arrays", "slurm_sweeps")
 
 # Test processes run side by side, and start others: each gets its share of the cores.
-N_THREADS = max(
-    1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-)
-os.environ.setdefault("OMP_NUM_THREADS", str(N_THREADS))
+_N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+_N_THREADS = max(1, len(os.sched_getaffinity(0)) // _N_WORKERS)
+os.environ.setdefault("OMP_NUM_THREADS", str(_N_THREADS))
 threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first: what waits for Slurm leaves the cores to others."""
+    """Files with many slow tests first, by turns one that waits for Slurm and one that computes."""
     n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -n_slow[item.path])
+    files = sorted({item.path for item in items}, key=lambda path: (-n_slow[path], path))
+    waiting = [path for path in files if "slurm" in path.name]
+    computing = [path for path in files if "slurm" not in path.name]
+    turns = [path for pair in zip_longest(waiting, computing) for path in pair if path]
+    items.sort(key=lambda item: turns.index(item.path))
 
 
 @pytest.fixture(scope="session")

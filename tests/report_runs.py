@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from commands import sweep
 
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.results.columns import NEURON_COLUMNS, RESULT_COLUMNS, names, schema
@@ -103,12 +102,6 @@ def run_trainings(folder: Path) -> Path:
     return folder / "run"
 
 
-def sweep(*words: str | Path) -> None:
-    command = [sys.executable, "-m", "toolkit.sweep", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-
-
 def break_a_network(path: Path) -> None:
     """Make a finished run one in which an extraction failed, and collect it again."""
     run = RunFolder(path)
@@ -120,7 +113,7 @@ def break_a_network(path: Path) -> None:
     attempt = replace(run.start_attempt(parent), state=TaskState.FAILED)
     reason = "45 GiB asked for, </script> <b>39</b> GiB free"
     run.record(replace(attempt, error_class="cuda_out_of_memory", error_message=reason))
-    sweep("collect", path)
+    sweep("collect", path, expect=1)
 
 
 def write_synthetic_tables(

@@ -1,14 +1,16 @@
-"""Sweeps on a development cluster, started as people start them, and what to look at."""
+"""Sweeps on a development cluster, and what to look at.
+
+``pytest_plugins = ("slurm_sweeps",)`` gives the fixture.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from slurm.devcluster import DevCluster
 from toolkit.cluster.failure_log import read_failures
@@ -43,22 +45,10 @@ resources: {extract: {cpus: 1, memory_gb: 3}, encode: {cpus: 1, memory_gb: 3}}
 """
 
 
-def start(*words: str | Path, cwd: Path = ROOT) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "toolkit.sweep", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-def sweep(*words: str | Path, expect: int = 0, cwd: Path = ROOT) -> str:
-    process = start(*words, cwd=cwd)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == expect, output
-    return output
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of the run."""
+    return tmp_path / "run"
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 120.0) -> None:

@@ -1,9 +1,8 @@
 """MajajHong2015public.IT-pls, by a config on an assembly, against its definition written out."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,11 +22,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def sweep(config: Path, out: Path, *overrides: str) -> pd.DataFrame:
-    words = [sys.executable, "-m", "toolkit.sweep", str(config), "--out", str(out)]
-    for override in ("executor.kind=inprocess", *overrides):
-        words += ["--set", override]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = [w for override in ("executor.kind=inprocess", *overrides) for w in ("--set", override)]
+    commands.sweep(config, "--out", out, *words)
     return load(out).results
 
 

@@ -3,8 +3,6 @@ committed one is clean."""
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +10,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from commands import sweep
 from nbclient import NotebookClient
 from report_runs import BROKEN_NETWORK, break_a_network
 
@@ -56,11 +55,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The quickstart in small, of which one network's extraction has failed since."""
     folder = tmp_path_factory.mktemp("questions") / "run"
     words = [word for value in SMALLER for word in ("--set", value)]
-    command = [sys.executable, "-m", "toolkit.sweep", "configs/quickstart.yaml"]
-    done = subprocess.run(
-        [*command, "--out", str(folder), *words], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    sweep("configs/quickstart.yaml", "--out", folder, *words)
     break_a_network(folder)
     return folder
 

@@ -1,11 +1,10 @@
 """Real macaque V4 responses from real weights, by a config and nothing else."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import sweep
 
 from toolkit.results import load
 
@@ -16,7 +15,7 @@ LAST_BLOCK = {"squeezenet1_1": "features.12", "mobilenet_v2": "features.18"}
 @pytest.fixture(scope="module")
 def table(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("v4") / "run"
-    words = [sys.executable, "-m", "toolkit.sweep", str(CONFIG), "--out", str(folder)]
+    words: list[str] = []
     for override in (
         f"dataset.images={shared_data}/v4_cowley2023/images_210325.zip",
         f"dataset.responses={shared_data}/v4_cowley2023/raw_210325.npy",
@@ -28,7 +27,7 @@ def table(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Dat
         "models.1.layers=[features.18]",
     ):
         words += ["--set", override]
-    subprocess.run(words, check=True)
+    sweep(CONFIG, "--out", folder, *words)
     return load(folder).results
 
 

@@ -1,12 +1,12 @@
-"""Disturbed sweeps on a real Slurm: right states and classes, nothing lost, nothing run twice."""
+"""Sweeps on a real Slurm whose tasks fail, are stopped, or need more: nothing lost or run twice."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import start, sweep
 from slurm_sweeps import (
     CONFIG,
     LONG,
@@ -16,12 +16,8 @@ from slurm_sweeps import (
     element_of,
     extraction,
     log_of,
-    node_of,
-    occupy,
     progress,
-    start,
     states,
-    sweep,
     views,
     wait_until,
     written,
@@ -29,17 +25,12 @@ from slurm_sweeps import (
 
 from slurm.devcluster import ClusterShape, DevCluster
 from toolkit.cluster.failure_log import read_failures
-from toolkit.cluster.queue import read_queue
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.results import load
 from toolkit.task import TaskState
 
+pytest_plugins = ("slurm_sweeps",)
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "run"
 
 
 def test_a_cancelled_task_stays_cancelled_until_somebody_asks(
@@ -88,36 +79,6 @@ def test_a_time_limit_is_continued_from_what_is_done(
     assert "the scheduler sent SIGUSR2; the task will be continued" in log
     assert log.count(" start ") >= 2
     assert_continued(log)
-
-
-def test_a_preempted_task_continues_and_costs_no_retry(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
-) -> None:
-    process = start(written(tmp_path, LONG), "--out", folder)
-    wait_until(lambda: progress(folder, "test_vit") > 200)
-    high = occupy(slurm_cluster, "high", seconds=5)
-    wait_until(lambda: "SIGUSR2" in log_of(folder, "test_vit"))
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    assert high
-    assert classes(folder) == {}
-    assert_all_done_once(folder)
-    assert_continued(log_of(folder, "test_vit"))
-
-
-def test_a_lost_node_is_left_and_the_task_done_elsewhere(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
-) -> None:
-    process = start(written(tmp_path, LONG), "--out", folder)
-    wait_until(lambda: progress(folder, "test_vit") > 200)
-    queue = read_queue(RunFolder(folder))
-    assert queue is not None
-    wait_until(lambda: node_of(folder))
-    slurm_cluster.kill_node(node_of(folder))
-    output, _ = process.communicate(timeout=250)
-    assert process.returncode == 0, output
-    assert_all_done_once(folder)
-    assert_continued(log_of(folder, "test_vit"))
 
 
 def test_a_job_over_its_memory_is_tried_with_more(
@@ -179,30 +140,3 @@ def test_an_environment_that_cannot_import_stops_its_family_at_once(
     stopped = extraction(folder, "test_vit")
     assert stopped.state is TaskState.BLOCKED
     assert "extract timm is stopped" in stopped.reason
-
-
-def test_a_controller_that_is_away_while_somebody_watches(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
-) -> None:
-    sweep(written(tmp_path, LONG), "--out", folder, "--detach")
-    wait_until(lambda: progress(folder, "test_vit") > 0)
-    process = start("status", folder, "--watch")
-    slurm_cluster.stop_controller()
-    seen = set()
-
-    def note() -> bool:
-        seen.update(states(folder))
-        queue = read_queue(RunFolder(folder))
-        return queue is not None and queue.report.failure is not None
-
-    wait_until(note)
-    gone_s = time.monotonic()
-    while time.monotonic() - gone_s < 30:
-        seen.update(states(folder))
-        time.sleep(0.5)
-    slurm_cluster.start_controller()
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    assert not seen & {"failed", "blocked", "cancelled"}
-    sweep("collect", folder)
-    assert_all_done_once(folder)

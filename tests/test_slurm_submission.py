@@ -36,7 +36,7 @@ from toolkit.cluster.submission import SubmissionError, recover_submissions, sub
 from toolkit.task import TaskKind
 
 pytest_plugins = ("slurm_arrays",)
-pytestmark = pytest.mark.usefixtures("slurm_installed")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
 
 
 # Submitted
@@ -146,7 +146,6 @@ def test_what_slurm_refuses_is_explained(
     assert read_submissions(run) == []
 
 
-@pytest.mark.slow
 def test_the_limit_of_the_user_is_asked_for_and_kept(
     run: RunFolder, code: Path, profile: SiteProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +232,6 @@ def test_a_submission_without_an_answer_is_found_by_its_name(
     assert recover_submissions(run) == []
 
 
-@pytest.mark.slow
 def test_a_submission_whose_process_was_killed_is_found(
     use_cluster: Callable[[ClusterShape], DevCluster],
     run: RunFolder,

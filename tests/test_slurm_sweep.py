@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import start, sweep
 from slurm_sweeps import (
     CONFIG,
     DIFFERS_FROM_RUN_TO_RUN,
@@ -17,9 +18,7 @@ from slurm_sweeps import (
     assert_all_done_once,
     occupy,
     progress,
-    start,
     states,
-    sweep,
     wait_until,
     written,
 )
@@ -30,12 +29,8 @@ from toolkit.cluster.run_folder import RunFolder
 from toolkit.results import load
 from toolkit.task import TaskKind
 
+pytest_plugins = ("slurm_sweeps",)
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "run"
 
 
 def test_the_quickstart_gives_the_tables_of_a_local_run(
@@ -128,9 +123,7 @@ def test_an_interrupt_leaves_the_jobs_alone(
     process.kill()
     process.communicate()
     process = start(config, "--out", folder)
-    assert process.stdout is not None
-    while "in the queue already" not in (line := process.stdout.readline()):
-        assert line, "it ended"
+    wait_until(lambda: "in the queue already" in process.output())
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -28,7 +28,7 @@ from toolkit.cluster.scheduler import Scheduler, SchedulerReport
 from toolkit.cluster.submission import SubmissionError, recover_submissions, submit_arrays
 
 pytest_plugins = ("slurm_arrays",)
-pytestmark = pytest.mark.usefixtures("slurm_installed")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
 
 
 def test_a_requeued_element_starts_again_under_its_id(
@@ -72,7 +72,6 @@ def test_a_cancelled_element(
     assert classify(view, None, words(run, element)) is FailureClass.CANCELLED
 
 
-@pytest.mark.slow
 def test_a_lost_node_is_no_end_where_slurm_requeues(
     slurm_cluster: DevCluster, run: RunFolder, code: Path, profile: SiteProfile
 ) -> None:
@@ -92,7 +91,6 @@ def test_a_lost_node_is_no_end_where_slurm_requeues(
     assert {state for state, over in seen if over} == {"COMPLETED"}
 
 
-@pytest.mark.slow
 def test_a_lost_node_is_the_end_where_slurm_does_not_requeue(
     slurm_cluster: DevCluster, run: RunFolder, code: Path
 ) -> None:
@@ -106,7 +104,6 @@ def test_a_lost_node_is_the_end_where_slurm_does_not_requeue(
     assert classify(view, None, words(run, element)) is FailureClass.NODE_FAILURE
 
 
-@pytest.mark.slow
 def test_a_controller_that_is_away_changes_nothing(
     slurm_cluster: DevCluster, run: RunFolder, code: Path, profile: SiteProfile
 ) -> None:
@@ -128,7 +125,6 @@ def test_a_controller_that_is_away_changes_nothing(
     assert recover_submissions(run) == []
 
 
-@pytest.mark.slow
 def test_accounting_remembers_what_the_queue_has_forgotten(
     use_cluster: Callable[[ClusterShape], DevCluster],
     run: RunFolder,
@@ -147,7 +143,6 @@ def test_accounting_remembers_what_the_queue_has_forgotten(
     assert report.unknown_since_s == {}
 
 
-@pytest.mark.slow
 def test_without_accounting_the_queue_alone_is_a_witness_for_a_while(
     use_cluster: Callable[[ClusterShape], DevCluster],
     run: RunFolder,

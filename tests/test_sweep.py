@@ -1,10 +1,7 @@
 """The command as people use it, in processes of its own: run, kill, run again, ask."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import Command, start, sweep
 
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.results import load
@@ -36,24 +34,7 @@ N_ENCODE = 2 * (1 + 6 + 4)  # read-outs × layers of pixels, test_resnet, test_v
 pytestmark = pytest.mark.slow
 
 
-def start(*words: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "toolkit.sweep", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "COLUMNS": "120"},
-    )
-
-
-def sweep(*words: str | Path, expect: int = 0) -> str:
-    process = start(*words)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == expect, output
-    return output
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+def wait_until(condition: Callable[[], bool], process: Command | None = None) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process is None or process.poll() is None, process.communicate()[0]

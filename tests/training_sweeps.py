@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pandas as pd
 
 from toolkit import results
@@ -24,23 +22,14 @@ def plan_of(folder: Path, text: str, *overrides: str) -> Plan:
     return make_plan(config, source, Catalog(folder / "catalog.json"))
 
 
-def start(config: Path, run: Path, *words: str) -> subprocess.Popen[str]:
-    """The sweep in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "toolkit.sweep", str(config), "--out", str(run), *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
+def start(config: Path, run: Path, *words: str) -> commands.Command:
+    """The sweep in a process of its own, of one thread."""
+    return commands.start(config, "--out", run, *words, OMP_NUM_THREADS="1")
 
 
 def sweep(config: Path, run: Path, *words: str, expect: int = 0) -> str:
     """Run the sweep to its end, and give what it said."""
-    process = start(config, run, *words)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == expect, output
-    return output
+    return commands.sweep(config, "--out", run, *words, expect=expect, OMP_NUM_THREADS="1")
 
 
 def collected(folder: Path) -> pd.DataFrame:

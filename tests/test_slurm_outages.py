@@ -1,0 +1,86 @@
+"""Sweeps on a Slurm that preempts jobs, loses a node, or is away: nothing lost or run twice."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from commands import start, sweep
+from slurm_sweeps import (
+    LONG,
+    assert_all_done_once,
+    assert_continued,
+    classes,
+    log_of,
+    node_of,
+    occupy,
+    progress,
+    states,
+    wait_until,
+    written,
+)
+
+from slurm.devcluster import DevCluster
+from toolkit.cluster.queue import read_queue
+from toolkit.cluster.run_folder import RunFolder
+
+pytest_plugins = ("slurm_sweeps",)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
+
+
+def test_a_preempted_task_continues_and_costs_no_retry(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    process = start(written(tmp_path, LONG), "--out", folder)
+    wait_until(lambda: progress(folder, "test_vit") > 200)
+    high = occupy(slurm_cluster, "high", seconds=5)
+    wait_until(lambda: "SIGUSR2" in log_of(folder, "test_vit"))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert high
+    assert classes(folder) == {}
+    assert_all_done_once(folder)
+    assert_continued(log_of(folder, "test_vit"))
+
+
+def test_a_lost_node_is_left_and_the_task_done_elsewhere(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    process = start(written(tmp_path, LONG), "--out", folder)
+    wait_until(lambda: progress(folder, "test_vit") > 200)
+    queue = read_queue(RunFolder(folder))
+    assert queue is not None
+    wait_until(lambda: node_of(folder))
+    slurm_cluster.kill_node(node_of(folder))
+    output, _ = process.communicate(timeout=250)
+    assert process.returncode == 0, output
+    assert_all_done_once(folder)
+    assert_continued(log_of(folder, "test_vit"))
+
+
+def test_a_controller_that_is_away_while_somebody_watches(
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+) -> None:
+    sweep(written(tmp_path, LONG), "--out", folder, "--detach")
+    wait_until(lambda: progress(folder, "test_vit") > 0)
+    process = start("status", folder, "--watch")
+    slurm_cluster.stop_controller()
+    seen = set()
+
+    def note() -> bool:
+        seen.update(states(folder))
+        queue = read_queue(RunFolder(folder))
+        return queue is not None and queue.report.failure is not None
+
+    wait_until(note)
+    gone_s = time.monotonic()
+    while time.monotonic() - gone_s < 30:
+        seen.update(states(folder))
+        time.sleep(0.5)
+    slurm_cluster.start_controller()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert not seen & {"failed", "blocked", "cancelled"}
+    sweep("collect", folder)
+    assert_all_done_once(folder)

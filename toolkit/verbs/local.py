@@ -22,7 +22,7 @@ from toolkit.cluster.queue import read_queue
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.config import ExecutorConfig, StageResources
 from toolkit.task import Task, TaskKind, TaskState
-from toolkit.verbs.planning import Sweep
+from toolkit.verbs.loading import Sweep
 from toolkit.verbs.viewing import finish
 
 if TYPE_CHECKING:

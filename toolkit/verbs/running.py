@@ -13,7 +13,7 @@ from toolkit.cluster.run_folder import RunFolder
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.task import Task, TaskState
 from toolkit.verbs import local, slurm
-from toolkit.verbs.planning import (
+from toolkit.verbs.loading import (
     Sweep,
     load_sweep,
     refuse_absent_data,

@@ -25,7 +25,7 @@ from toolkit.cluster.submission import SubmissionError
 from toolkit.task import Task, TaskKind, TaskState
 
 if TYPE_CHECKING:
-    from toolkit.verbs.planning import Sweep
+    from toolkit.verbs.loading import Sweep
 
 _REFRESH_S = 2.0  # of what is shown, from the run folder; the scheduler is asked less often
 _CANCEL_S = 60.0

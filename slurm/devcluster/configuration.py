@@ -195,7 +195,7 @@ JobAcctGatherParams=OverMemoryKill
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=1,sched_interval=2,bf_interval=1,\
 default_queue_depth=1000
-KillWait=2
+KillWait=10
 SlurmdTimeout=10
 MessageTimeout=5
 TCPTimeout=2

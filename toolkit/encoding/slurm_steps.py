@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -24,7 +25,7 @@ from toolkit.encoding.slurm_workers import (
     outside_of_jobs,
 )
 
-_TERMINATION_S = 30.0
+_TERMINATION_S = 10.0
 
 
 @contextmanager
@@ -108,8 +109,7 @@ class _WorkerStep(ProcessInterface):
 
     async def close(self) -> None:
         if self._process is not None:
-            self._process.terminate()
-            await asyncio.to_thread(_reap, self._process)
+            await asyncio.to_thread(_end, self._process)
         await super().close()
 
     def is_over(self) -> bool:
@@ -119,12 +119,13 @@ class _WorkerStep(ProcessInterface):
         return f"{self._node}: {self._refusal or last_lines(self._log)}"
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_TERMINATION_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(srun: subprocess.Popen[bytes]) -> None:
+    """USR1 is passed on and ends the worker, then its shell; TERM would kill both at once."""
+    for signal_ in (signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL):
+        srun.send_signal(signal_)
+        with suppress(subprocess.TimeoutExpired):
+            srun.wait(_TERMINATION_S)
+            return
 
 
 def _new_scheduler_file(folder: Path, job_id: str) -> Path:
@@ -145,7 +146,7 @@ def _script(worker: NodeWorker, scheduler_file: Path) -> str:
     )
     # The warning that the job's time is over is for the process that asks; and what setup wants to
     # do at the end is done when the worker has ended.
-    return "\n".join(["trap '' USR2", "trap : TERM", *worker.setup, MAKE_TMPDIR, command])
+    return "\n".join(["trap '' USR2", "trap : USR1 TERM", *worker.setup, MAKE_TMPDIR, command])
 
 
 def _srun(job_id: str, node: str, n_cores: int) -> list[str]:

@@ -60,7 +60,7 @@ def test_another_network_or_readout_is_new(tmp_path: Path) -> None:
         (
             "protocol={kind: kfold, n_splits: 4}",
             ENCODE,
-            "parameter protocol.kind changed (fixed → kfold) and 4 more",
+            "parameter protocol.kind changed (fixed → kfold) and 5 more",
         ),
         ("statistics={bootstrap: 50}", ENCODE, "parameter bootstrap changed (none → 50)"),
         ("models.0.seeds=3", EXTRACT, "parameter seed changed (0 → 3)"),

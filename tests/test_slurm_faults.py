@@ -57,7 +57,7 @@ def test_cancel_takes_a_run_out_of_the_queue(
     sweep(written(tmp_path, LONG), "--out", folder, "--detach")
     wait_until(lambda: progress(folder, "test_vit") > 0)
     assert "2 jobs taken out of the queue" in sweep("cancel", folder)
-    assert not slurm_cluster.run(["squeue", "--noheader"]).stdout
+    wait_until(lambda: not slurm_cluster.run(["squeue", "--noheader"]).stdout)
     assert states(folder)["done"] == 0
     sweep("status", folder, expect=1)
 

@@ -38,6 +38,7 @@ _STYLE: dict[Any, Any] = {
 _DOTS_PER_INCH = 300
 _WIDTH_IN = 7.2
 _PANEL_HEIGHT_IN, _SINGLE_HEIGHT_IN, _BAR_HEIGHT_IN, _MARGIN_IN = 1.9, 3.4, 0.17, 0.8
+_COLOUR_BAR_IN = 1.6  # what its title needs
 _MOST_PANELS = 12
 _COLUMNS = {"bars": 1, "violins": 1, "tiles": 1, "pairs": 3, "curves": 3, "trials": 3}
 _MOST_MATRICES, _MOST_LINES = 4, 4
@@ -162,7 +163,8 @@ def _width_in(chart: Chart, n_columns: int) -> float:
 def _height_in(chart: Chart, rows: pd.DataFrame, n_panels: int) -> float:
     if chart.kind in _STACKED:
         names = rows[chart.series if chart.kind == "tiles" else chart.x]
-        return _MARGIN_IN + _BAR_HEIGHT_IN * min(names.nunique(), _STACKED[chart.kind])
+        height_in = _MARGIN_IN + _BAR_HEIGHT_IN * min(names.nunique(), _STACKED[chart.kind])
+        return max(height_in, _COLOUR_BAR_IN) if chart.kind == "tiles" else height_in
     return _PANEL_HEIGHT_IN if n_panels > 2 else _SINGLE_HEIGHT_IN
 
 

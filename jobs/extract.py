@@ -113,7 +113,7 @@ def _keep_features(
     )
     part, n_parts = task.params.get("part", (0, 1))
     blocks = part_of(part, n_parts, store.n_blocks)
-    share = len(set(store.missing_blocks()) & set(blocks)) / len(blocks)
+    n_left = len(set(store.missing_blocks()) & set(blocks))
     extract(
         _network(task, session, options.device),
         stimuli,
@@ -124,7 +124,8 @@ def _keep_features(
         blocks=blocks,
         progress=progress,
     )
-    return share
+    # Of fewer row blocks than parts, some parts have none.
+    return n_left / max(1, len(blocks))
 
 
 def _keep_gram_matrices(

@@ -97,10 +97,10 @@ def test_the_config_gives_what_the_definition_gives(folder: Path, tmp_path: Path
         CONFIGS / "majaj_hong_it_pls.yaml",
         tmp_path / "run",
         f"dataset.path={folder}",
-        "models=[{library: timm, names: test_resnet, layers: [global_pool]}]",
+        "models=[{library: timm, names: test_resnet, layers: [layer4]}]",
     )
     [store] = (tmp_path / "run" / "features").glob("*.zarr")
-    features = FeatureStore.open(store).array("global_pool")[...]
+    features = FeatureStore.open(store).array("layer4")[...]
     expected = literal_score(np.asarray(features, dtype=float), presentations(folder))
     [row] = results.to_dict("records")
     assert row["status"] == "done"

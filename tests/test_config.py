@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.config import load_config
+from toolkit.config.readouts import AUTO_ALPHAS
 from toolkit.yaml_source import ConfigError, Source
 
 GOOD = """\
@@ -34,6 +35,10 @@ def test_scalars_stand_for_lists_of_one(tmp_path: Path) -> None:
     assert config.models[0].names == ("resnet18",)
     assert config.readouts[0].n_components == (10,)
     assert config.dataset[0].name == "synthetic"
+    assert config.readouts[0].alphas == "auto"
+    assert config.readouts[0].alpha_values == AUTO_ALPHAS
+    assert AUTO_ALPHAS[0] == 1e-6
+    assert AUTO_ALPHAS[-1] == 1e4
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,9 @@ def test_scalars_stand_for_lists_of_one(tmp_path: Path) -> None:
         (4, "  - {library: timm}", "models[0]", "names is missing"),
         (4, "  - {library: timm, names: a, wieghts: random}", "models[0].wieghts", "'weights'"),
         (6, "  - {kind: ridge, alphas: [1, -1]}", "readouts[0].alphas[1]", "greater than 0"),
+        (6, "  - {kind: ridge, alphas: []}", "readouts[0].alphas", "at least 1 item"),
+        (6, "  - {kind: ridge, alphas: atuo}", "readouts[0].alphas", "did you mean 'auto'"),
+        (6, "  - {kind: ridge, alphas: {min: 9, max: 1, n: 3}}", "readouts[0].alphas", "above max"),
         (6, "  - {kind: ridge, folds: 1}", "readouts[0].folds", "greater than or equal to 2"),
         (6, "  - {kind: lasso}", "readouts[0].kind", "'lasso' is not one of ridge"),
         (1, "name: ../escape", "name", "match pattern"),

@@ -22,15 +22,12 @@ from toolkit.catalog import Catalog
 from toolkit.cluster.profiles import SiteProfile, load_profile
 from toolkit.config import load_config
 from toolkit.plan import make_plan
-from toolkit.yaml_source import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 # Its blocks are edits of the code, which test_docs_extending.py makes.
 EDITS = "docs/extending.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)\n\1```$", re.MULTILINE | re.DOTALL)
-# Stands before a block that shows what is refused.
-REFUSED = "<!-- refused -->\n"
 
 RUN = """\
 name: quickstart
@@ -62,7 +59,6 @@ class Block:
     line: int
     language: str
     text: str
-    is_refused: bool
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -93,10 +89,8 @@ def blocks(*languages: str) -> list[Block]:
         text = page.read_text(encoding="utf-8")
         for match in FENCE.finditer(text):
             if match[2] in languages and page != ROOT / EDITS:
-                before = text[: match.start()]
-                line = before.count("\n") + 1
-                block = dedent(match[3]) + "\n"
-                found.append(Block(page, line, match[2], block, before.endswith(REFUSED)))
+                line = text[: match.start()].count("\n") + 1
+                found.append(Block(page, line, match[2], dedent(match[3]) + "\n"))
     return found
 
 
@@ -130,9 +124,6 @@ def test_configs_are_planned(block: Block, tmp_path: Path, monkeypatch: pytest.M
     values = yaml.safe_load(block.text)
     if set(values) <= set(SiteProfile.model_fields):
         load_profile("block.yaml")
-    elif block.is_refused:
-        with pytest.raises(ConfigError):
-            plan(values)
     else:
         plan(values)
 

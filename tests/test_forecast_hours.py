@@ -27,6 +27,7 @@ from toolkit.features.store import FeatureStore
 from toolkit.forecast import Forecast, describe_arrays, forecast, hours_text, render
 from toolkit.forecast.durations import NOTHING_LIKE_IT, Measurements, Span, predict
 from toolkit.forecast.measurements import Measured, measured_in
+from toolkit.plan import features_id
 from toolkit.results import PlannedRow, collect, read_scores
 from toolkit.task import Task, TaskKind
 
@@ -146,6 +147,16 @@ def test_an_extraction_that_was_continued_is_measured_by_what_was_left(
         assert json.loads(run.result_path(extraction.id).read_text())["share"] == share
         measured = measured_in(run, {extraction.id: extraction}, lambda task: True)
         assert [m.size for m in measured if m.kind is EXTRACT] == [30.0] * n_forgotten
+
+
+def test_parts_without_a_row_block_of_their_own_have_nothing_to_do(tmp_path: Path) -> None:
+    parts = of_kind(planned(tmp_path, "extraction={parts: 4}"), EXTRACT)  # of two row blocks
+    run = finished(tmp_path / "run", parts)
+    shares = [json.loads(run.result_path(part.id).read_text())["share"] for part in parts]
+    assert sorted(shares) == [0, 0, 1, 1]
+    assert not FeatureStore.open(run.features_path(features_id(parts[0]))).missing_blocks()
+    measured = measured_in(run, {part.id: part for part in parts}, lambda task: True)
+    assert len(measured) == 2
 
 
 def test_another_network_is_predicted_from_all_and_says_so(

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from toolkit.config.base import Section, as_list
 
@@ -20,6 +28,12 @@ class AlphaGrid(Section):
     min: PositiveFloat = Field(description="Smallest penalty.")
     max: PositiveFloat = Field(description="Largest penalty.")
     n: Annotated[int, Field(ge=1)] = Field(description="Number of penalties.")
+
+    @model_validator(mode="after")
+    def _begins_with_the_smallest(self) -> AlphaGrid:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
 
     def values(self) -> tuple[float, ...]:
         """Return the grid, smallest first."""
@@ -37,7 +51,7 @@ def _form_of_alphas(value: Any) -> str:
 
 Alphas = Annotated[
     Annotated[Literal["auto"], Tag("auto")]
-    | Annotated[tuple[PositiveFloat, ...], Tag("list")]
+    | Annotated[tuple[PositiveFloat, ...], Field(min_length=1), Tag("list")]
     | Annotated[AlphaGrid, Tag("grid")],
     Discriminator(_form_of_alphas),
 ]

@@ -91,6 +91,9 @@ class NeuralDataset:
         Why presentations were left out → how many.
     source
         The file that messages about the responses name; the data set's name if empty.
+    notes
+        What the loader took for granted and a person should look at, a line each: which file goes
+        with which row, which columns are neurons.
 
     Raises
     ------
@@ -116,6 +119,7 @@ class NeuralDataset:
     timelines: tuple[Timeline, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         source = self.source or f"data set {self.name!r}"

@@ -87,6 +87,8 @@ def _overview(quality: Quality) -> Iterator[tuple[str, str]]:
     dataset = quality.dataset
     yield "stimuli", str(len(dataset.stimuli))
     yield "neuroids", str(len(dataset.neuroid_ids))
+    for note in dataset.notes:
+        yield "taken for granted", note
     missing = np.isnan(dataset.responses).mean()
     if missing:
         yield "responses missing", f"{missing:.1%} (not shown in the neuroid's session)"

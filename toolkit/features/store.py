@@ -73,7 +73,7 @@ class FeatureStore:
             stimulus_ids=tuple(str(name) for name in ids[:]),
             provenance=dict(group.attrs["provenance"]),
             dtype=str(first.dtype),
-            shuffle=first.compressors[0].shuffle.value,
+            shuffle=first.compressors[0].to_dict()["configuration"]["shuffle"],
         )
         self.block_rows: int = first.chunks[0]
         self._whole_shards: dict[str, zarr.Array] = {}

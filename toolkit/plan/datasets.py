@@ -42,6 +42,8 @@ class PlannedDataset:
         Splits of which there are images, with responses or without; None without the files.
     n_classes
         Kind of label → number of classes, of the kinds there are; None without the files.
+    notes
+        What the loader took for granted, a line each.
     """
 
     name: str
@@ -56,6 +58,7 @@ class PlannedDataset:
     n_splits: int | None = None
     split_names: tuple[str, ...] | None = None
     n_classes: Mapping[str, int] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_present(self) -> bool:
@@ -98,6 +101,7 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
         n_splits=_n_splits(config, loaded.object_names),
         n_classes=_n_classes(loaded),
         split_names=(*loaded.splits, *data.unscored_splits(loader)),
+        notes=loaded.notes,
     )
 
 

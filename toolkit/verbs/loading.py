@@ -12,7 +12,7 @@ from rich.console import Console
 from toolkit.catalog import Catalog
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.config import SweepConfig, load_config
-from toolkit.plan import Plan, make_plan
+from toolkit.plan import Plan, PlannedDataset, make_plan
 from toolkit.yaml_source import Source
 
 
@@ -60,6 +60,12 @@ def warn_of_leaks(plan_: Plan, console: Console) -> None:
                 markup=False,
                 soft_wrap=True,
             )
+
+
+def say_notes(dataset: PlannedDataset, console: Console) -> None:
+    """Print what the loader of a data set took for granted."""
+    for note in dataset.notes:
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def refuse_absent_data(sweep: Sweep) -> None:

@@ -13,7 +13,7 @@ from toolkit.cluster.dispatch import arrays_of_tasks
 from toolkit.cluster.limits import ask_limits
 from toolkit.forecast import Forecast, forecast, render
 from toolkit.verbs import local, slurm
-from toolkit.verbs.loading import Sweep, load_sweep, solver_reasons, warn_of_leaks
+from toolkit.verbs.loading import Sweep, load_sweep, say_notes, solver_reasons, warn_of_leaks
 
 
 def plan(options: argparse.Namespace, console: Console) -> int:
@@ -27,6 +27,7 @@ def plan(options: argparse.Namespace, console: Console) -> int:
             f"{dataset.name}: {dataset.n_stimuli} stimuli, {dataset.n_neuroids} neurons, "
             f"{dataset.n_train} stimuli to train on{where}"
         )
+        say_notes(dataset, console)
     for part in render(_forecast(sweep, say)):
         console.print(part, soft_wrap=isinstance(part, str))
     for line in solver_reasons(sweep):

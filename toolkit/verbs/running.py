@@ -17,6 +17,7 @@ from toolkit.verbs.loading import (
     Sweep,
     load_sweep,
     refuse_absent_data,
+    say_notes,
     solver_reasons,
     warn_of_leaks,
 )
@@ -31,6 +32,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     refuse_absent_data(sweep)
     settings = _checked_settings(sweep)
     warn_of_leaks(sweep.plan, console)
+    for dataset in sweep.plan.datasets:
+        if dataset.notes:
+            console.print(f"{dataset.name}:", markup=False, highlight=False)
+            say_notes(dataset, console)
     if sweep.config.pca.solver != "auto":
         solver_reasons(sweep)
     folder, tasks = sweep.folder, sweep.plan.tasks

@@ -183,17 +183,35 @@ def main(benchmark: Callable[[bool], Iterable[Record]], argv: Sequence[str] | No
     arguments = parser.parse_args(argv)
     if arguments.json and not arguments.json.parent.is_dir():
         parser.error(f"--json {arguments.json}: its folder does not exist")
+    keep(benchmark(arguments.quick), arguments.json)
 
+
+def keep(measured: Iterable[Record], path: Path | None = None) -> list[Record]:
+    """Take the records of a benchmark as they come; print their table at its end, however it ends.
+
+    Parameters
+    ----------
+    measured
+        The records.
+    path
+        JSON file that holds, after each record, all so far and the machine.
+
+    Returns
+    -------
+    list of Record
+        All of them.
+    """
     records: list[Record] = []
     machine = machine_record()
     try:
-        for record in benchmark(arguments.quick):
+        for record in measured:
             records.append(record)
-            if arguments.json:
+            if path:
                 content = [*map(asdict, records), {"benchmark": "machine", **machine}]
-                arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+                path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     finally:
         _show(records, machine)
+    return records
 
 
 def _show(records: Sequence[Record], machine: dict[str, Any]) -> None:

@@ -24,8 +24,6 @@ FORMS = [
     FeatureForm("projection", n_dims=20, seed=1),
 ]
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-
 
 def store_of(path, stimuli, form, layers=LAYERS):
     return FeatureStore.create(
@@ -176,7 +174,7 @@ def test_the_batch_fits_the_memory():
     assert fitting_batch_size(layers, cpu, 1e6) == 1
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("form", [FeatureForm(), *FORMS], ids=lambda form: form.name)
 def test_a_gpu_gives_the_features_of_the_cpu(tmp_path, form):
     stimuli = SyntheticNoise(150)
@@ -188,7 +186,7 @@ def test_a_gpu_gives_the_features_of_the_cpu(tmp_path, form):
         np.testing.assert_allclose(whole(found)[name], values, rtol=1e-2, atol=1e-3)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_a_gpu_out_of_memory_goes_on_with_smaller_batches(tmp_path):
     torch.cuda.set_per_process_memory_fraction(0.02)
     try:
@@ -204,7 +202,7 @@ def test_a_gpu_out_of_memory_goes_on_with_smaller_batches(tmp_path):
     torch.testing.assert_close(found["avgpool"], expected["avgpool"], rtol=1e-3, atol=1e-3)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_gram_matrices_on_a_gpu_are_those_of_the_cpu():
     features = torch.randn(200, 40_000) + 2
     found = tensor_statistics(features.cuda()).gram

@@ -122,7 +122,7 @@ def load_profile(name: str) -> SiteProfile:
 
 def _path_of(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
-        return Path(os.path.expanduser(name))
+        return Path(os.path.expanduser(name))  # noqa: PTH111
     known = sorted(path.stem for path in PROFILES_FOLDER.glob("*.yaml"))
     if name not in known:
         near = nearest(name, known, n=1)

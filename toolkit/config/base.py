@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from toolkit.yaml_source import StrictModel, nearest
@@ -19,9 +19,11 @@ def as_list(value: Any) -> Any:
 
 def expand_path(path: str) -> str:
     """Absolute path, ``~`` and ``$VARIABLES`` expanded, so that a run can go on from anywhere."""
-    return str(Path(os.path.expanduser(os.path.expandvars(path))).absolute())
+    # Path.expanduser dies of the name of nobody's home, which is a folder like any other here.
+    return str(Path(os.path.expanduser(os.path.expandvars(path))).absolute())  # noqa: PTH111
 
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 FilePath = Annotated[str, AfterValidator(expand_path)]
 
 

@@ -14,14 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from toolkit.config.base import Section, as_list
+from toolkit.config.base import Section, Seed, as_list
 from toolkit.config.models import Weights
 
 TrainingName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ObjectiveKind = Literal["mse", "poisson", "correlation", "object", "category"]
 
 Values = dict[str, Any]
-Seeds = Annotated[tuple[int, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))]
+Seeds = Annotated[tuple[Seed, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))]
 
 
 class ZooNetwork(Section):
@@ -142,7 +142,7 @@ class SearchConfig(Section):
         "min, max and log (random)."
     )
     n_trials: PositiveInt | None = Field(default=None, description="Trials of a random search.")
-    seed: int | None = Field(default=None, description="Of the draw; the sweep's if left out.")
+    seed: Seed | None = Field(default=None, description="Of the draw; the sweep's if left out.")
     halving: HalvingConfig | None = Field(default=None, description="Successive halving.")
     refit: bool = Field(
         default=False,

@@ -1,5 +1,6 @@
 """What a config refuses, and that every refusal says where, what and what instead."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def test_overrides_reach_into_lists(tmp_path: Path) -> None:
         ("name.x=1", "name is a single value"),
         ("seed=q", "--set seed=q: seed: Input should be a valid integer"),
         ("sed=1", "--set sed=1: sed: unknown key; did you mean 'seed'?"),
-        ("seed=[", "the value is not YAML"),
+        ("seed=[", "--set seed=[: not valid YAML"),
     ],
 )
 def test_bad_overrides_name_themselves(tmp_path: Path, override: str, says: str) -> None:
@@ -188,3 +189,188 @@ def test_every_key_is_described() -> None:
 def test_places_survive_a_replaced_mapping(tmp_path: Path) -> None:
     source = Source.read(write(tmp_path, GOOD), ["dataset={kind: synthetic}"])
     assert str(source.place(("dataset", "n_train"))).startswith("--set dataset=")
+
+
+@pytest.mark.parametrize(
+    ("written", "minutes"),
+    [
+        ("90", 90),
+        ("90min", 90),
+        ("4h", 240),
+        ("1h30min", 90),
+        ("1h 30min", 90),
+        ("2d", 2880),
+        ("4:00:00", 240),
+        ("0:30:01", 31),
+        ("1-00:00:00", 1440),
+        ("1-12", 2160),
+        ("1-12:30", 2190),
+    ],
+)
+def test_time_limits_are_minutes_or_times(tmp_path: Path, written: str, minutes: int) -> None:
+    path = write(tmp_path, GOOD + f"resources: {{encode: {{timeout_min: {written}}}}}\n")
+    assert load_config(path)[0].resources.encode.timeout_min == minutes
+    again, _ = load_config(write(tmp_path, GOOD), [f"resources.encode.timeout_min={written}"])
+    assert again.resources.encode.timeout_min == minutes
+
+
+@pytest.mark.parametrize("written", ["4:00", "90m", "1.5h", "1.5", "012", "0", "-3", "''", "true"])
+def test_times_of_two_meanings_are_refused(tmp_path: Path, written: str) -> None:
+    path = write(tmp_path, GOOD + f"resources: {{encode: {{timeout_min: {written}}}}}\n")
+    assert f"{path}:7: resources.encode.timeout_min: " in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["012345", "1e3", "no", "on", "4:00", "1_000", "0x1F", "2024-13-45", "5", "true", "="],
+)
+def test_a_text_is_what_was_written(tmp_path: Path, written: str) -> None:
+    dataset = f"{{kind: synthetic, name: {written}}}"
+    lines = [GOOD.splitlines()[0], f"dataset: {dataset}", *GOOD.splitlines()[2:]]
+    models = f"models: [{{library: timm, names: {written}, layers: [{written}, b]}}]"
+    for config, _ in (
+        load_config(write(tmp_path, "\n".join(lines)), [models.replace(": ", "=", 1)]),
+        load_config(write(tmp_path, GOOD), [f"dataset={dataset}", models.replace(": ", "=", 1)]),
+    ):
+        assert config.dataset[0].name == written
+        assert config.models[0].names == (written,)
+        assert config.models[0].layers == (written, "b")
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "says"),
+    [
+        ("seed", "012", "write 12 without quotes"),
+        ("seed", "'5'", "write 5 without quotes"),
+        ("seed", "1e3", "write 1000"),
+        ("seed", "1_000", "write 1000"),
+        ("seed", "3.7", "valid integer"),
+        ("seed", "true", "valid integer"),
+        ("seed", "4:00", "valid integer"),
+        ("seed", "99999999999999999999", "valid integer"),
+        ("readouts.0.alphas", "[.inf]", "valid number"),
+        ("readouts.0.alphas", "[.nan]", "valid number"),
+        ("readouts.0.alphas", "[1e999]", "valid number"),
+        ("readouts.0.alphas", "[yes]", "valid number"),
+        ("extraction.compile", "no", "write true or false"),
+        ("extraction.compile", "0", "write true or false"),
+        ("dataset.name", "null", "valid string"),
+        ("models.0.names", "[null]", "valid string"),
+    ],
+)
+def test_numbers_and_truth_values_are_not_guessed(
+    tmp_path: Path, key: str, written: str, says: str
+) -> None:
+    message = refusal(write(tmp_path, GOOD), f"{key}={written}")
+    assert message.startswith(f"--set {key}={written}: ")
+    assert says in message
+
+
+def test_a_merged_mapping_can_be_overridden(tmp_path: Path) -> None:
+    base = "{kind: ridge, n_components: 10, folds: 3}"
+    merged = "[*one, {<<: *one, name: two, n_components: 5}]"
+    path = write(tmp_path, GOOD.split("readouts")[0] + f"readouts: {merged}\n".replace(
+        "*one, {", f"&one {base}, {{"
+    ))  # fmt: skip
+    config, _ = load_config(path)
+    assert [readout.model_dump()["n_components"] for readout in config.readouts] == [(10,), (5,)]
+    assert [readout.model_dump()["folds"] for readout in config.readouts] == [3, 3]
+    twice = write(tmp_path, path.read_text().replace("name: two", "name: two, name: three"))
+    assert "readouts[1].name: this key is given twice" in refusal(twice)
+
+
+_DEEP = "a: " + "[" * 3000
+_LAUGHS = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 30)
+)
+_MERGED = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"a: &x [*x]", ":1: not valid YAML: *x stands inside what it names"),
+        (b"a: *x", ":1: not valid YAML: found undefined alias"),
+        (_DEEP.encode(), ":1: not valid YAML: nested more than"),
+        (_LAUGHS.encode(), "it unfolds to more than"),
+        (_MERGED.encode(), "it unfolds to more than"),
+        (b"name: x\nseed: \x07", ":2: not valid YAML: the character U+0007"),
+        (b'name: x\nseed: "\\e[1m"', ":2: not valid YAML: the character U+001B"),
+        (b'name: x\nseed: "\\ud800"', ":2: not valid YAML: the character U+D800"),
+        (b"name: x\nregion: sch\xf6n", ":2: the byte 0xf6 is not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "is not UTF-8"),
+        (b"name: x\ndataset:\n\tseed: 1", ":3: not valid YAML"),
+        (b"name: x\n---\nname: y", ":2: not valid YAML: a second document"),
+        (
+            b"a: !!python/object/apply:os.system [x]",
+            "!!python/object/apply:os.system means nothing",
+        ),
+        (b"a: !!int x", "'x' is no !!int"),
+        (b"? [a, b]\n: 1", "a key is a name"),
+        (b"<<: 3", "<< merges a mapping"),
+        (b"just words", "a config is a mapping of keys, not 'just words'"),
+        (b"x" * 3_000_000, "too many for a config"),
+    ],
+)
+def test_files_that_only_look_like_configs(tmp_path: Path, raw: bytes, says: str) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes(raw)
+    message = refusal(path)
+    assert str(path) in message
+    assert says in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_that_say_what_they_are(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(GOOD.replace("synthetic,", "synthetic, name: gesicht_ä,"), encoding=encoding)
+    assert load_config(path)[0].dataset[0].name == "gesicht_ä"
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "this is a folder" in refusal(tmp_path)
+    assert "no regular file" in refusal(tmp_path / "pipe")
+    assert "File name too long" in refusal(tmp_path / ("x" * 300))
+    assert "cannot read" in refusal(tmp_path / "\0")
+
+
+@pytest.mark.parametrize("given", ["3", "{a: b}", "[3]", "null", "true", ".", "x" * 300, "[[a]]"])
+def test_extends_names_files(tmp_path: Path, given: str) -> None:
+    path = write(tmp_path, f"name: x\nextends: {given}\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}:2: extends: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("a..b=1", "write it as key=value"),
+        ("=1", "write it as key=value"),
+        (".=1", "write it as key=value"),
+        ("models.-1.names=x", "there is no models.-1 to set"),
+        ("models.99.names=x", "there is no models[99] to set"),
+        ("models.²=x", "there is no models.² to set"),
+        (f"models.{'9' * 5000}=x", "to set"),
+        (f"{'x' * 5000}=1", "unknown key"),
+        (f"seed={'x' * 5000}", "valid integer"),
+        ("seed=\ud800", "the character U+D800"),
+        ("extends=x.yaml", "unknown key"),
+    ],
+)
+def test_odd_overrides_are_refused_in_few_words(tmp_path: Path, override: str, says: str) -> None:
+    message = refusal(write(tmp_path, GOOD), override)
+    assert says in message
+    assert len(message) < 1000
+
+
+def test_many_problems_are_counted(tmp_path: Path) -> None:
+    entries = "\n".join(f"  - {{kind: ridge, folds: {'x' * 500}}}" for _ in range(200))
+    message = refusal(write(tmp_path, GOOD.split("  - {kind")[0] + entries))
+    assert len(message) < 1000
+    assert "more problems" in message
+    assert "readouts[0].folds" in message

@@ -1,50 +1,112 @@
-"""YAML whose every key knows its file and line; ``extends`` and ``--set`` are resolved here."""
+"""A config whose every key knows its file and line; ``extends`` and ``--set`` are resolved here."""
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails
 
-KeyPath = tuple[str | int, ...]
+from toolkit.yaml_reader import (
+    ConfigError,
+    KeyPath,
+    Place,
+    Places,
+    format_key,
+    middle_cut,
+    nearest,
+    read_file,
+    read_text,
+    shown,
+)
 
+__all__ = [
+    "ConfigError",
+    "KeyPath",
+    "Source",
+    "StrictModel",
+    "nearest",
+    "shown",
+    "validated",
+    "what_is_wrong",
+]
 
-@dataclass(frozen=True)
-class Place:
-    """Where a value was written: a file and a 1-based line, or the command line."""
-
-    file: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}:{self.line}"
-
-
-class ConfigError(ValueError):
-    """Everything that is wrong with a configuration, one problem a line."""
-
-    error_class = "bad_config"
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(problems))
-
-
-def format_key(path: KeyPath) -> str:
-    """``("models", 0, "names")`` → ``models[0].names``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+_DEEPEST_EXTENDS = 20
 
 
-def nearest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
-    """Return up to ``n`` candidates spelled most like ``name``, best first."""
-    return difflib.get_close_matches(name, list(candidates), n=n, cutoff=0.5)
+def _make_strict(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") in ("int", "float", "bool"):
+            schema["strict"] = True
+        for part in schema.values():
+            _make_strict(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _make_strict(part)
+
+
+class StrictModel(BaseModel):
+    """A mapping in which numbers are finite and only numbers are numbers.
+
+    Numbers in quotes, ``true`` for 1, 3.0 for 3 and the like are refused; what is known to be
+    wrong is better than what is taken to be meant.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The schema with numbers and truth values as they are written.
+
+        ``ConfigDict(strict=True)`` would refuse lists for tuples as well.
+        """
+        schema = handler(source)
+        _make_strict(schema)
+        return schema
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], source: Source) -> Model:
+    """Values of a source as a model.
+
+    A number, truth value or date that stands where a text belongs is the text as it was written:
+    ``name: 1e3`` is called 1e3.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If they do not fit.
+    """
+    while True:
+        try:
+            return model.model_validate(source.values)
+        except ValidationError as error:
+            wanted = [e["loc"] for e in error.errors() if e["type"] == "string_type"]
+            if not source.take_as_written(wanted):
+                raise
+
+
+_WHOLE_NUMBER = re.compile(r"[-+]?[0-9_]{1,18}")
+
+
+def what_is_wrong(detail: ErrorDetails) -> str:
+    """A validation's complaint in the words of YAML, the value, and what was perhaps meant."""
+    value, message = detail["input"], detail["msg"].removeprefix("Value error, ")
+    message = message.replace("valid tuple", "list").replace("valid dictionary", "mapping")
+    meant = ""
+    if detail["type"] == "int_type":
+        if isinstance(value, float) and value.is_integer():
+            meant = str(int(value))
+        elif isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) and value.strip("_+-"):
+            meant = f"{int(value.replace('_', ''))} without quotes"
+    elif detail["type"] == "bool_type":
+        meant = "true or false"
+    return f"{message}, not {shown(value)}" + (f"; write {meant}" if meant else "")
 
 
 class Source:
@@ -58,7 +120,7 @@ class Source:
         The place of every key path in ``values``.
     """
 
-    def __init__(self, values: dict[str, Any], places: dict[KeyPath, Place]) -> None:
+    def __init__(self, values: dict[str, Any], places: Places) -> None:
         self.values = values
         self._places = places
 
@@ -69,7 +131,7 @@ class Source:
         Raises
         ------
         ConfigError
-            If a file is missing, is not a YAML mapping, repeats a key, extends itself, or an
+            If a file cannot be read, is not a YAML mapping, repeats a key, extends itself, or an
             override is not of the form ``key=value``.
         """
         values, places = _read_with_bases(Path(path), ())
@@ -108,28 +170,46 @@ class Source:
                 value = value[part]
         return tuple(found)
 
+    def take_as_written(self, paths: Iterable[KeyPath]) -> bool:
+        """Replace scalars by their texts; whether any was none before."""
+        changed = False
+        for path in map(self.existing, paths):
+            text = self._places[path].text if path in self._places else None
+            holder: Any = self.values
+            for part in path[:-1]:
+                holder = holder[part]
+            if text is not None and path and holder[path[-1]] not in (None, text):
+                holder[path[-1]] = text
+                changed = True
+        return changed
+
     def _apply(self, override: str) -> None:
-        where = Place(f"--set {override}")
+        where = f"--set {middle_cut(override, 120)}"
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
             raise ConfigError([f"{where}: write it as key=value, for example dataset.seed=1"])
-        path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError([f"{where}: the value is not YAML: {error}"]) from error
+        value, places = read_text(text, where, has_lines=False)
+        path: KeyPath = ()
         container: Any = self.values
-        for i, part in enumerate(path[:-1]):
-            container = _step(container, part, path[: i + 1], where)
-        last = path[-1]
+        for i, part in enumerate(parts):
+            path = (*path, _as_index(container, part))
+            if i < len(parts) - 1:
+                container = _step(container, path, where)
         if isinstance(container, list):
-            _step(container, last, path, where)
+            _step(container, path, where)
         elif not isinstance(container, dict):
             raise ConfigError([f"{where}: {format_key(path[:-1])} is a single value"])
-        container[last] = value
+        container[path[-1]] = value
         for known in [p for p in self._places if p[: len(path)] == path]:
             del self._places[known]
-        self._places[path] = where
+        self._places.update({path + below: place for below, place in places.items()})
+        self._places[path] = Place(where, text=text.strip())
+
+
+def _as_index(container: Any, part: str) -> str | int:
+    is_index = isinstance(container, list) and re.fullmatch(r"[0-9]{1,9}", part)
+    return int(part) if is_index else part
 
 
 def _has(container: Any, part: str | int) -> bool:
@@ -138,42 +218,59 @@ def _has(container: Any, part: str | int) -> bool:
     return isinstance(container, list) and isinstance(part, int) and 0 <= part < len(container)
 
 
-def _step(container: Any, part: str | int, path: KeyPath, where: Place) -> Any:
+def _step(container: Any, path: KeyPath, where: str) -> Any:
     if isinstance(container, dict):
-        return container.setdefault(part, {})
-    if isinstance(container, list) and isinstance(part, int) and part < len(container):
-        return container[part]
+        return container.setdefault(path[-1], {})
+    if _has(container, path[-1]):
+        return container[path[-1]]
     size = f"it has {len(container)} entries, counted from 0" if isinstance(container, list) else ""
     raise ConfigError(
         [f"{where}: there is no {format_key(path)} to set{': ' + size if size else ''}"]
     )
 
 
-def _read_with_bases(
-    path: Path, chain: tuple[Path, ...]
-) -> tuple[dict[str, Any], dict[KeyPath, Place]]:
-    if path.resolve() in chain:
-        names = " -> ".join(str(p) for p in (*chain, path))
+def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Places]:
+    values, places = read_file(path)
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}:1: a config is a mapping of keys, not {shown(values)}"])
+    here = path.resolve()
+    if here in chain:
+        names = " -> ".join(str(p) for p in (*chain[chain.index(here) :], here))
         raise ConfigError([f"{path}: a config cannot extend itself: {names}"])
-    values, places = _read_one(path)
-    bases = values.pop("extends", [])
+    if len(chain) == _DEEPEST_EXTENDS:
+        raise ConfigError([f"{path}: more than {_DEEPEST_EXTENDS} configs extend each other"])
+    given = values.pop("extends", [])
+    bases = [given] if isinstance(given, str) else given
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(
+            [f"{places['extends',]}: extends: write a file's name or a list, not {shown(given)}"]
+        )
     merged: dict[str, Any] = {}
-    merged_places: dict[KeyPath, Place] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_path = path.parent / str(base)
-        if not base_path.is_file():
-            raise ConfigError([f"{places[('extends',)]}: extends: no file {base_path}"])
-        base_values, base_places = _read_with_bases(base_path, (*chain, path.resolve()))
+    merged_places: Places = {}
+    for base in bases:
+        base_path = path.parent / base
+        if not _is_file(base_path):
+            raise ConfigError([f"{places['extends',]}: extends: no file {base_path}"])
+        base_values, base_places = _read_with_bases(base_path, (*chain, here))
         _merge(merged, merged_places, base_values, base_places, ())
     _merge(merged, merged_places, values, places, ())
     return merged, merged_places
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _merge(
     into: dict[str, Any],
-    into_places: dict[KeyPath, Place],
+    into_places: Places,
     new: dict[str, Any],
-    new_places: dict[KeyPath, Place],
+    new_places: Places,
     at: KeyPath,
 ) -> None:
     """Mappings merge key by key; anything else (lists too) replaces what was there."""
@@ -187,53 +284,3 @@ def _merge(
             del into_places[known]
         into[key] = value
         into_places.update({p: at_ for p, at_ in new_places.items() if p[: len(path)] == path})
-
-
-def _read_one(path: Path) -> tuple[dict[str, Any], dict[KeyPath, Place]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([f"{path}: cannot read the config: {reason}"]) from error
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        places: dict[KeyPath, Place] = {(): Place(str(path), 1)}
-        values = {} if node is None else _construct(loader, node, (), places, str(path))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError([f"{path}:{line}: not valid YAML: {error.problem}"]) from error
-    finally:
-        loader.dispose()
-    if not isinstance(values, dict):
-        raise ConfigError(
-            [f"{path}:1: a config is a mapping of keys, this is a {type(values).__name__}"]
-        )
-    return values, places
-
-
-def _construct(
-    loader: yaml.SafeLoader,
-    node: yaml.Node,
-    at: KeyPath,
-    places: dict[KeyPath, Place],
-    file: str,
-) -> Any:
-    if isinstance(node, yaml.SequenceNode):
-        items = []
-        for i, item in enumerate(node.value):
-            places[(*at, i)] = Place(file, item.start_mark.line + 1)
-            items.append(_construct(loader, item, (*at, i), places, file))
-        return items
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
-    loader.flatten_mapping(node)
-    mapping: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node))
-        line = key_node.start_mark.line + 1
-        if key in mapping:
-            raise ConfigError([f"{file}:{line}: {format_key((*at, key))}: this key is given twice"])
-        places[(*at, key)] = Place(file, line)
-        mapping[key] = _construct(loader, value_node, (*at, key), places, file)
-    return mapping

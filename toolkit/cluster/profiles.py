@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_core import ErrorDetails
 
 from toolkit.cluster.job_request import JobRequest
 from toolkit.cluster.retries import RetryPolicy
 from toolkit.task import TaskKind
-from toolkit.yaml_source import ConfigError, Source, nearest
+from toolkit.yaml_source import ConfigError, Source, StrictModel, nearest, validated, what_is_wrong
 
 PROFILES_FOLDER = Path(__file__).resolve().parents[2] / "slurm" / "profiles"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StageProfile(_Section):
+class StageProfile(StrictModel):
     """How the jobs of one stage are submitted; what a stage leaves out is taken from default."""
 
     partition: str | None = Field(default=None, description="Partition; the site's own if left out")
@@ -60,7 +57,7 @@ class StageProfile(_Section):
     )
 
 
-class SiteProfile(_Section):
+class SiteProfile(StrictModel):
     """A cluster, as its users see it."""
 
     max_array_size: PositiveInt | None = Field(
@@ -117,14 +114,15 @@ def load_profile(name: str) -> SiteProfile:
     """
     source = Source.read(_path_of(name))
     try:
-        return SiteProfile.model_validate(source.values)
+        return validated(SiteProfile, source)
     except ValidationError as error:
-        raise ConfigError([_describe(e, source) for e in error.errors(include_url=False)]) from None
+        problems = [_describe(detail, source) for detail in error.errors(include_url=False)]
+        raise ConfigError(list(dict.fromkeys(problems))) from None
 
 
 def _path_of(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
-        return Path(name).expanduser()
+        return Path(os.path.expanduser(name))  # noqa: PTH111
     known = sorted(path.stem for path in PROFILES_FOLDER.glob("*.yaml"))
     if name not in known:
         near = nearest(name, known, n=1)
@@ -139,12 +137,12 @@ def _path_of(name: str) -> Path:
 def _describe(detail: ErrorDetails, source: Source) -> str:
     path = detail["loc"]
     if detail["type"] == "extra_forbidden":
-        section = SiteProfile if len(path) == 1 else StageProfile
+        section = SiteProfile if len(path) == 1 else type(getattr(SiteProfile(), str(path[0])))
         near = nearest(str(path[-1]), section.model_fields, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         allowed = ", ".join(section.model_fields)
         return source.problem(path, f"unknown key; {hint}allowed: {allowed}")
-    return source.problem(source.existing(path), f"{detail['msg']}, not {detail['input']!r}")
+    return source.problem(source.existing(path), what_is_wrong(detail))
 
 
 def submitit_parameters(

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from toolkit.cluster.failures import FailureClass
+from toolkit.yaml_source import StrictModel
 
 Budget = Annotated[int, Field(ge=0)]
 
 
-class RetryPolicy(BaseModel):
+class RetryPolicy(StrictModel):
     """How often a task is tried again, for each class of failure."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     out_of_memory: Budget = Field(default=3, description="Each with more memory.")
     cuda_out_of_memory: Budget = Field(

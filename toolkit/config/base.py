@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from toolkit.yaml_source import nearest
+from toolkit.yaml_source import StrictModel, nearest
 
 
 def as_list(value: Any) -> Any:
@@ -19,16 +19,16 @@ def as_list(value: Any) -> Any:
 
 def expand_path(path: str) -> str:
     """Absolute path, ``~`` and ``$VARIABLES`` expanded, so that a run can go on from anywhere."""
-    return str(Path(os.path.expandvars(path)).expanduser().absolute())
+    # Path.expanduser dies of the name of nobody's home, which is a folder like any other here.
+    return str(Path(os.path.expanduser(os.path.expandvars(path))).absolute())  # noqa: PTH111
 
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 FilePath = Annotated[str, AfterValidator(expand_path)]
 
 
-class Section(BaseModel):
+class Section(StrictModel):
     """A mapping in the file: unknown keys are refused with the nearest valid name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from toolkit.config.base import FilePath, Section, as_list
+from toolkit.config.base import FilePath, Section, Seed, as_list
 
 _Level = Annotated[int, Field(ge=0, le=255)]
 Background = tuple[_Level, _Level, _Level]
@@ -36,10 +36,23 @@ class SyntheticDataset(Section):
     n_neuroids: PositiveInt = Field(default=50, description="Simulated neurons.")
     n_repetitions: PositiveInt = Field(default=6, description="Presentations of each stimulus.")
     n_categories: Annotated[int, Field(ge=2)] = Field(default=4, description="Object categories.")
-    image_px: Annotated[int, Field(ge=16)] = Field(default=128, description="Image side, pixels.")
-    seed: int | None = Field(
+    image_px: Annotated[int, Field(ge=16, le=4096)] = Field(
+        default=128, description="Image side, pixels."
+    )
+    seed: Seed | None = Field(
         default=None, description="Seed of images, tuning and noise; the sweep's if left out."
     )
+
+    @model_validator(mode="after")
+    def _fits_a_machine(self) -> SyntheticDataset:
+        n_stimuli = self.n_train + self.n_val
+        n_responses = n_stimuli * self.n_neuroids * self.n_repetitions
+        if n_stimuli > 1_000_000 or n_responses > 1_000_000_000:
+            raise ValueError(
+                f"{n_stimuli} stimuli and {n_responses} responses are simulated at once; a million "
+                "stimuli and 1000 million responses are the most"
+            )
+        return self
 
 
 class Nx414Dataset(Section):

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from toolkit.config.base import Section
+
+_UNITS = re.compile(r"(?:(\d{1,6})d)? ?(?:(\d{1,6})h)? ?(?:(\d{1,6})min)?")
+_CLOCK = re.compile(
+    r"(?:(?P<d>\d{1,6})-)?(?P<h>\d{1,6}):(?P<min>[0-5]\d):(?P<s>[0-5]\d)"
+    r"|(?P<days>\d{1,6})-(?P<hours>\d{1,2})(?::(?P<minutes>[0-5]\d))?"
+)
+
+
+def as_minutes(value: Any) -> Any:
+    """Minutes of a text such as 90min, 1h30min, 2d, 4:00:00 or 1-12:00:00, seconds rounded up.
+
+    ``4:00`` is four minutes to Slurm and four hours to most people, so it is neither.
+    """
+    if not isinstance(value, str):
+        return value
+    if value and (units := _UNITS.fullmatch(value)):
+        days, hours, minutes = (int(part or 0) for part in units.groups())
+        return 1440 * days + 60 * hours + minutes
+    if clock := _CLOCK.fullmatch(value):
+        part = {key: int(digits or 0) for key, digits in clock.groupdict().items()}
+        days, hours = part["d"] + part["days"], part["h"] + part["hours"]
+        return 1440 * days + 60 * hours + part["min"] + part["minutes"] + (part["s"] > 0)
+    raise ValueError("write minutes, or a time such as 90min, 4h, 1h30min, 2d, 4:00:00, 1-12:00:00")
+
+
+Minutes = Annotated[int, BeforeValidator(as_minutes), Field(ge=1, le=1_000_000)]
 
 
 class DaskConfig(Section):
@@ -43,7 +70,11 @@ class Resources(Section):
     memory_gb: PositiveFloat = Field(
         default=8.0, description="Memory, GB; read-outs choose their solver to fit it."
     )
-    timeout_min: PositiveInt = Field(default=240, description="Time limit, minutes.")
+    timeout_min: Minutes = Field(
+        default=240,
+        description="Time limit: minutes, or a time such as 90min, 4h, 1h30min, 2d, or as Slurm "
+        "takes it, 4:00:00, 1-12:00:00.",
+    )
 
 
 class StageResources(Section):

@@ -10,7 +10,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from toolkit.config.sweep import SweepConfig
-from toolkit.yaml_source import ConfigError, KeyPath, Source, nearest
+from toolkit.yaml_source import (
+    ConfigError,
+    KeyPath,
+    Source,
+    nearest,
+    shown,
+    validated,
+    what_is_wrong,
+)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> tuple[SweepConfig, Source]:
@@ -30,7 +38,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> tuple[SweepC
     """
     source = Source.read(path, overrides)
     try:
-        return SweepConfig.model_validate(source.values), source
+        return validated(SweepConfig, source), source
     except ValidationError as error:
         problems = [_describe(detail, source) for detail in error.errors(include_url=False)]
         raise ConfigError(list(dict.fromkeys(problems))) from error
@@ -51,9 +59,10 @@ def _describe(detail: ErrorDetails, source: Source) -> str:
         allowed = context["expected"].replace("'", "")
         near = nearest(str(detail["input"]), allowed.replace(" or ", ", ").split(", "), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        return source.problem(path, f"{detail['input']!r} is not one of {allowed}{hint}")
-    message = detail["msg"].removeprefix("Value error, ")
-    return source.problem(path, f"{message}, not {detail['input']!r}" if path else message)
+        return source.problem(path, f"{shown(detail['input'])} is not one of {allowed}{hint}")
+    if not path:
+        return source.problem(path, detail["msg"].removeprefix("Value error, "))
+    return source.problem(path, what_is_wrong(detail))
 
 
 _KINDS = {
@@ -66,10 +75,10 @@ _KINDS = {
 
 def _describe_kind(value: Any, key: str, path: KeyPath) -> str:
     if not isinstance(value, dict):
-        return f"write a mapping with the key '{key}', not {value!r}"
+        return f"write a mapping with the key '{key}', not {shown(value)}"
     kinds = _KINDS[str(path[0])]
     if key not in value:
         return f"this key is required: one of {', '.join(kinds)}"
     near = nearest(str(value[key]), kinds, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"{value[key]!r} is not one of {', '.join(kinds)}{hint}"
+    return f"{shown(value[key])} is not one of {', '.join(kinds)}{hint}"

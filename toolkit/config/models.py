@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from toolkit.config.base import Section, as_list, expand_path
+from toolkit.config.base import Section, Seed, as_list, expand_path
 
 OF_THIS_SWEEP, OF_ANOTHER_SWEEP = "trained:", "run:"
 
@@ -49,7 +49,7 @@ class FeaturesConfig(Section):
         default=0.1,
         description="Distortion of distances that decides n_dims (Johnson-Lindenstrauss).",
     )
-    seed: int = Field(default=0, description="Seed of the projection.")
+    seed: Seed = Field(default=0, description="Seed of the projection.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="Precision of the features."
     )
@@ -78,7 +78,7 @@ class ModelConfig(Section):
         "this sweep, or run:FOLDER/TASK of another one.",
     )
     seeds: Annotated[
-        tuple[int, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))
+        tuple[Seed, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))
     ] = Field(default=None, description="Seeds of random weights; the sweep's seed if left out.")
     layers: Literal["auto", "all"] | tuple[str, ...] = Field(
         default="auto", description="auto (stage outputs), all, or names and patterns."

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from toolkit.config.base import Section
+from toolkit.config.base import Section, Seed
 
 
 class FixedProtocol(Section):
@@ -27,7 +27,7 @@ class KFoldProtocol(Section):
         description="What is never divided between folds: object keeps all stimuli of an object "
         "together, and all fixations on an image.",
     )
-    seed: int | None = Field(
+    seed: Seed | None = Field(
         default=None, description="Seed of the shuffle; the sweep's if left out."
     )
 
@@ -40,7 +40,7 @@ class StratifiedProtocol(Section):
     train_size: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.9, description="Share of the stimuli to fit on."
     )
-    seed: int = Field(default=1, description="Seed of the splits; Brain-Score's is 1.")
+    seed: Seed = Field(default=1, description="Seed of the splits; Brain-Score's is 1.")
 
 
 class LeaveOneObjectOutProtocol(Section):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from toolkit.config.base import Section, as_list
+from toolkit.config.base import Section, Seed, as_list
 from toolkit.config.datasets import DatasetConfig
 from toolkit.config.execution import DaskConfig, ExecutorConfig, StageResources
 from toolkit.config.models import ExtractionConfig, Features, FeaturesConfig, ModelConfig
@@ -42,7 +42,7 @@ class SweepConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         description="Name of the experiment; the run folder is runs/NAME unless --out says other."
     )
-    seed: int = Field(default=0, description="Seed of everything that names none of its own.")
+    seed: Seed = Field(default=0, description="Seed of everything that names none of its own.")
     dataset: Annotated[tuple[DatasetConfig, ...], BeforeValidator(as_list), Field(min_length=1)] = (
         Field(description="One data set or a list of them.")
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,29 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from toolkit.config.base import Section, as_list
+from toolkit.config.base import Section, Seed, as_list
 from toolkit.config.models import Weights
 
 TrainingName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ObjectiveKind = Literal["mse", "poisson", "correlation", "object", "category"]
 
-# YAML 1.1 takes a number with an exponent but without a point for text.
-_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-
-
-def _with_numbers(value: Any) -> Any:
-    """Texts such as 1e-4 as the numbers they are meant to be."""
-    if isinstance(value, dict):
-        return {key: _with_numbers(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_numbers(one) for one in value]
-    if isinstance(value, str) and _EXPONENT.fullmatch(value):
-        return float(value)
-    return value
-
-
-Values = Annotated[dict[str, Any], BeforeValidator(_with_numbers)]
-Seeds = Annotated[tuple[int, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))]
+Values = dict[str, Any]
+Seeds = Annotated[tuple[Seed, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))]
 
 
 class ZooNetwork(Section):
@@ -129,11 +113,11 @@ def _range_or_list(value: Any) -> str:
 Choices = Annotated[
     Annotated[
         tuple[Any, ...],
-        BeforeValidator(lambda v: _with_numbers(as_list(v))),
+        BeforeValidator(as_list),
         Field(min_length=1),
         Tag("list"),
     ]
-    | Annotated[Range, BeforeValidator(_with_numbers), Tag("range")],
+    | Annotated[Range, Tag("range")],
     Discriminator(_range_or_list),
 ]
 
@@ -158,7 +142,7 @@ class SearchConfig(Section):
         "min, max and log (random)."
     )
     n_trials: PositiveInt | None = Field(default=None, description="Trials of a random search.")
-    seed: int | None = Field(default=None, description="Of the draw; the sweep's if left out.")
+    seed: Seed | None = Field(default=None, description="Of the draw; the sweep's if left out.")
     halving: HalvingConfig | None = Field(default=None, description="Successive halving.")
     refit: bool = Field(
         default=False,
@@ -177,7 +161,7 @@ class SearchConfig(Section):
 
 
 def _as_objectives(value: Any) -> Any:
-    return [{one: 1.0} if isinstance(one, str) else one for one in as_list(_with_numbers(value))]
+    return [{one: 1.0} if isinstance(one, str) else one for one in as_list(value)]
 
 
 class TrainingConfig(Section):

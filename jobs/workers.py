@@ -107,7 +107,7 @@ def job_state(job_id: str) -> JobState:
         said = slurm_output([*command, f"--Format={SQUEUE_FORMAT}"], timeout_s=_ANSWER_S)
     except SlurmCommandError:
         return JobState()
-    view = parse_squeue(said).get(job_id)
+    view = parse_squeue(said).views.get(job_id)
     if view is None:
         return JobState()
     words = view.state + (f" ({view.reason})" if view.reason else "")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from toolkit.cluster.arrays import plan_arrays
+from toolkit.cluster.batches import Batch
 from toolkit.cluster.dispatch import SlurmSettings
 from toolkit.cluster.limits import ArrayLimits, ask_limits
 from toolkit.cluster.profiles import (
@@ -17,6 +19,7 @@ from toolkit.cluster.profiles import (
     load_profile,
     submitit_parameters,
 )
+from toolkit.forecast.splits import describe_arrays
 from toolkit.task import TaskKind
 from toolkit.yaml_source import ConfigError
 
@@ -118,7 +121,9 @@ def test_an_unknown_profile_names_the_nearest() -> None:
 
 def test_limits_of_the_profile_need_no_accounting(fake_slurm: FakeSlurm) -> None:
     fake_slurm.answers("scontrol", from_file="scontrol_show_config.txt")
-    fake_slurm.answers("squeue", "1_0\n1_1\n2_0\n")
+    fake_slurm.answers(
+        "squeue", "CLUSTER: one\n1_0|a b|\n1_1|a b|\n2_0|c|\n3|run.keeper|\nwelcome to one\n"
+    )
     assert ask_limits(SiteProfile(max_submit=50)) == ArrayLimits(20001, 50, n_queued=3)
     assert ask_limits(SiteProfile(max_array_size=9)) == ArrayLimits(9)
 
@@ -134,6 +139,38 @@ def test_limits_of_accounts_count_where_slurm_enforces_them(fake_slurm: FakeSlur
     )
     profile = SiteProfile.model_validate({"default": {"account": "mine"}})
     assert ask_limits(profile) == ArrayLimits(500, 700)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ("", None),
+        ("slurm.conf\n\x00\nMaxArraySize\n=\n", None),
+        ("MaxArraySize = N/A\nMaxJobCount = INFINITE\n", None),
+        ("MaxArraySize = (null)\nMaxJobCount = 10000\n", 10000),
+        ("MaxArraySize = 0\nMaxJobCount = 10000\n", 1),
+    ],
+)
+def test_a_limit_that_slurm_does_not_say_is_not_known(
+    fake_slurm: FakeSlurm, said: str, size: int | None
+) -> None:
+    fake_slurm.answers("scontrol", said)
+    limits = ask_limits(SiteProfile())
+    assert limits == ArrayLimits(size)
+    batches = [Batch(str(i), TaskKind.EXTRACT, (str(i),)) for i in range(3)]
+    arrays = plan_arrays(batches, limits, lambda _: REQUEST)
+    assert len(arrays.arrays) == (3 if size == 1 else 1)
+    assert f"(MaxArraySize {size or 'not known'})" in describe_arrays(arrays, limits)[0]
+
+
+def test_limits_of_accounts_that_cannot_be_read_are_no_limits(fake_slurm: FakeSlurm) -> None:
+    fake_slurm.answers("scontrol", "AccountingStorageEnforce = limits\nMaxArraySize = 9\n")
+    fake_slurm.answers("squeue", "")
+    fake_slurm.answers_by_word(
+        "sacctmgr",
+        {"assoc": "mine|\n||||||\nmine|long|UNLIMITED\n", "qos": "long|||INFINITE\nlong|0|7|\n"},
+    )
+    assert ask_limits(SiteProfile()) == ArrayLimits(9, 7)
 
 
 def test_the_run_folder_remembers_what_stages_leave_out() -> None:

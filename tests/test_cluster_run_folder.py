@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from toolkit.cluster.batches import make_batches
-from toolkit.cluster.run_folder import RunFolder, RunFolderError, process_is_alive
+from toolkit.cluster.ownership import find_process
+from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import count_states, take_snapshot
 from toolkit.task import Task, TaskKind, TaskState
 
@@ -69,8 +71,8 @@ def test_a_running_task_whose_process_is_gone_was_interrupted(run: RunFolder) ->
 
 def test_a_pid_used_again_is_not_the_same_process() -> None:
     me = psutil.Process()
-    assert process_is_alive(me.pid, me.create_time())
-    assert not process_is_alive(me.pid, me.create_time() - 100)
+    assert find_process(me.pid, me.create_time()) == me
+    assert find_process(me.pid, me.create_time() - 100) is None
 
 
 def test_reopening_keeps_the_count_of_attempts(run: RunFolder) -> None:
@@ -155,3 +157,65 @@ def test_a_heartbeat_touches_the_record(run: RunFolder, monkeypatch: pytest.Monk
         while not run.is_alive(attempt) and time.monotonic() < deadline:
             time.sleep(0.02)
     assert run.attempt_path(PARENT.id).stat().st_mtime > 1
+
+
+# Files that are not as they were written
+
+DAMAGED = [b"", b"\0" * 200, b"{", b"[1]", b"null", b'{"number": "x"}', b"\xff\xfe"]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_record_is_no_record(run: RunFolder, content: bytes) -> None:
+    run.start_attempt(PARENT.id)
+    run.attempt_path(PARENT.id).write_bytes(content)
+    assert run.attempt(PARENT.id) is None
+    assert run.attempts() == {}
+    assert states(run) == [TaskState.PENDING, TaskState.PENDING]
+    run.record_end(PARENT.id, TaskState.FAILED, "unknown", "it broke")
+    assert states(run) == [TaskState.FAILED, TaskState.BLOCKED]
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, b'{"tasks": [{"id": 3}]}', b'{"tasks": 7}'])
+def test_a_damaged_plan_is_said_to_be_damaged(run: RunFolder, content: bytes) -> None:
+    run.plan_path.write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"plan\.json is damaged"):
+        run.tasks()
+    if not content.startswith(b'{"tasks"'):
+        with pytest.raises(RunFolderError, match=r"plan\.json is damaged"):
+            run.read_summary()
+
+
+def test_a_plan_cut_anywhere_is_damaged_or_whole(run: RunFolder) -> None:
+    whole = run.plan_path.read_bytes()
+    for end in range(len(whole) - 1):
+        run.plan_path.write_bytes(whole[:end])
+        for read in (run.tasks, partial(run.find_tasks, [CHILD.id])):
+            try:
+                assert all(task in (PARENT, CHILD) for task in read())
+            except RunFolderError as error:
+                assert "is damaged" in str(error)
+
+
+def test_a_plan_of_another_version_is_said_to_be_one(run: RunFolder) -> None:
+    text = run.plan_path.read_text()
+    run.plan_path.write_text(text.replace(PARENT.id, "extract-000000000000"))
+    with pytest.raises(RunFolderError, match="written by another version"):
+        RunFolder(run.path).tasks()
+
+
+def test_who_may_not_write_in_a_run_still_sees_how_it_stands(run: RunFolder) -> None:
+    run.record(replace(run.start_attempt(PARENT.id), host="another-node"))
+    for name in ("owner.json", "states/.clock"):
+        (run.path / name).unlink(missing_ok=True)
+        (run.path / name).symlink_to(name.rpartition("/")[2])  # cannot be opened, even by root
+    assert states(run)[0] is TaskState.RUNNING
+    assert run.owner() is None
+    with pytest.raises(RunFolderError, match="cannot be written"), run.owned():
+        pass
+
+
+def test_records_from_a_clock_that_is_ahead_are_alive(run: RunFolder) -> None:
+    attempt = replace(run.start_attempt(PARENT.id), host="another-node")
+    ahead_s = time.time() + 600
+    os.utime(run.attempt_path(PARENT.id), (ahead_s, ahead_s))
+    assert run.is_alive(attempt)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from toolkit.cluster.job_request import JobRequest
+from toolkit.cluster.manifests import Submission
+from toolkit.cluster.queue import Queue
 from toolkit.cluster.scheduler import Scheduler, SchedulerReport
 from toolkit.cluster.scheduler_output import SchedulerView, parse_sacct, parse_squeue
+from toolkit.task import TaskKind
 
 if TYPE_CHECKING:
     from fake_slurm import FakeSlurm
@@ -46,7 +51,7 @@ def line(element: str, state: str, restarts: int = 0) -> str:
 
 
 def test_what_squeue_says_of_jobs_that_ended() -> None:
-    views = parse_squeue((RECORDED / "squeue_ended.txt").read_text())
+    views = parse_squeue((RECORDED / "squeue_ended.txt").read_text()).views
     assert views["1_0"] == SchedulerView("1_0", "COMPLETED", node="n1", may_requeue=True)
     assert (views["1_1"].state, views["1_1"].exit_code) == ("FAILED", "3:0")
     assert (views["3_0"].state, views["3_0"].reason) == ("TIMEOUT", "TimeLimit")
@@ -56,7 +61,7 @@ def test_what_squeue_says_of_jobs_that_ended() -> None:
 
 
 def test_why_jobs_wait() -> None:
-    views = parse_squeue((RECORDED / "squeue_waiting.txt").read_text())
+    views = parse_squeue((RECORDED / "squeue_waiting.txt").read_text()).views
     assert views["1_9"].reason == "JobArrayTaskLimit"
     assert views["5_0"].reason == "Dependency"
     assert views["6_0"].reason == "Resources"
@@ -65,8 +70,8 @@ def test_why_jobs_wait() -> None:
 
 @pytest.mark.parametrize("moment", ["ended", "waiting"])
 def test_both_witnesses_agree(moment: str) -> None:
-    queue = parse_squeue((RECORDED / f"squeue_{moment}.txt").read_text())
-    accounts = parse_sacct((RECORDED / f"sacct_{moment}.txt").read_text())
+    queue = parse_squeue((RECORDED / f"squeue_{moment}.txt").read_text()).views
+    accounts = parse_sacct((RECORDED / f"sacct_{moment}.txt").read_text()).views
     assert accounts.keys() == queue.keys()
     for element, view in accounts.items():
         assert view.state == queue[element].state
@@ -75,12 +80,131 @@ def test_both_witnesses_agree(moment: str) -> None:
 
 
 def test_accounting_says_who_cancelled() -> None:
-    assert parse_sacct("7_1|CANCELLED by 0|0:0|n1|None")["7_1"].reason == "by 0"
+    assert parse_sacct("7_1|CANCELLED by 0|0:0|n1|None").views["7_1"].reason == "by 0"
 
 
-def test_ranges_of_indices() -> None:
-    views = parse_sacct("9_[0,2-4,7%3]|PENDING|0:0|None assigned|Priority")
-    assert list(views) == ["9_0", "9_2", "9_3", "9_4", "9_7"]
+@pytest.mark.parametrize(
+    ("job", "elements", "is_whole"),
+    [
+        ("9_[0,2-4,7%3]", ["9_0", "9_2", "9_3", "9_4", "9_7"], True),
+        ("1_[0-12:4]", ["1_0", "1_4", "1_8", "1_12"], True),
+        ("1_[0-5:2,9%2]", ["1_0", "1_2", "1_4", "1_9"], True),
+        ("1", ["1"], True),
+        ("1_7", ["1_7"], True),
+        ("1_[0,2,10...]", ["1_0", "1_2"], False),
+        ("1_[0-1,3,...%4]", ["1_0", "1_1", "1_3"], False),
+        ("1_[0-99999999]", [], False),
+        ("1_[5-2]", ["1_5"], True),
+        ("1_[0-4:0]", [], False),
+        ("1_[0,2", [], False),
+        ("1_", [], False),
+        ("123+0", [], False),
+    ],
+)
+def test_indices_of_an_array(job: str, elements: list[str], is_whole: bool) -> None:
+    answer = parse_sacct(f"{job}|PENDING|0:0|None assigned|Priority")
+    assert list(answer.views) == elements
+    assert (not answer.unreadable) == is_whole
+
+
+# Answers that cannot be read
+
+
+@pytest.mark.parametrize(
+    "beside",
+    ["CLUSTER: one", "", "  ", "JOBID|STATE|REASON|NODELIST|RESTART_COUNT|EXIT_CODE|REQUEUE|",
+     "*** maintenance on Friday, 8:00 ***", "squeue: warning: deprecated"],
+)  # fmt: skip
+def test_what_is_printed_beside_a_table_is_no_part_of_it(beside: str) -> None:
+    answer = parse_squeue(f"{beside}\n{line('1_0', 'RUNNING')}{beside}\n")
+    assert {e: view.state for e, view in answer.views.items()} == {"1_0": "RUNNING"}
+    assert answer.unreadable == ()
+
+
+@pytest.mark.parametrize("value", ["", "N/A", "(null)", "n/a", "1-00:00:00", "\u0664", "-1"])
+def test_a_column_that_cannot_be_read_does_not_hide_the_state(value: str) -> None:
+    answer = parse_squeue(f"1_0|NODE_FAIL|{value}|{value}|{value}|{value}|{value}|\n")
+    assert answer.unreadable == ()
+    view = answer.views["1_0"]
+    assert view.state == "NODE_FAIL"
+    assert not view.is_over(view.since_s), "it may be requeued, as far as is known"
+
+
+def test_lines_that_cannot_be_read_say_nothing_and_the_others_count(
+    fake_slurm: FakeSlurm, scheduler: Scheduler, clock: Clock
+) -> None:
+    fake_slurm.answers("squeue", line("1_0", "RUNNING") + line("1_1", "PENDING"))
+    scheduler.refresh(["1_0", "1_1"])
+    fake_slurm.answers("squeue", line("1_0", "COMPLETED") + "1_1|RUNN")
+    for _ in range(3):
+        clock.now_s += 1000
+        report = scheduler.refresh(["1_0", "1_1"])
+    assert {e: view.state for e, view in report.views.items()} == {
+        "1_0": "COMPLETED",
+        "1_1": "PENDING",
+    }
+    assert report.unknown_since_s == {}
+    assert report.failure is not None
+    assert (report.failure.n_failures, report.failure.answered) == (3, frozenset())
+    assert "squeue printed what cannot be read: '1_1|RUNN'" in report.failure.reason
+    fake_slurm.answers("squeue", line("1_1", "FAILED"))
+    clock.now_s += 1000
+    assert scheduler.refresh(["1_0", "1_1"]).failure is None
+
+
+def _damaged(text: str, chance: random.Random) -> str:
+    """Some lines cut, without a column, doubled, or with others between them."""
+    lines = text.splitlines()
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(lines))
+        columns = lines[at].split("|")
+        del columns[chance.randrange(len(columns))]
+        cut = lines[at][: chance.randint(1, len(lines[at]) + 1)]
+        odd = ["\0\0\0", "|||||||", "1_[", "é|ß|ü", "CLUSTER: x", "x" * 100_000, "9" * 5000]
+        lines[at : at + 1] = chance.choice(
+            [["|".join(columns)], [cut], [chance.choice(odd), lines[at]], [lines[at]] * 2,
+             [lines[at] + (lines[at + 1] if at + 1 < len(lines) else "")]]
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("moment", ["ended", "waiting"])
+def test_no_damage_to_an_answer_ends_a_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Clock, moment: str
+) -> None:
+    whole = {
+        program: (RECORDED / f"{program}_{moment}.txt").read_text()
+        for program in ("squeue", "sacct")
+    }
+    truth = parse_squeue(whole["squeue"]).views
+    live = {element for element, view in truth.items() if not view.is_over(0.0)}
+    assert live
+    chance = random.Random(0)
+    said = dict(whole)
+    monkeypatch.setattr(
+        "toolkit.cluster.scheduler.slurm_output", lambda command, **_: said[command[0]]
+    )
+    n_unreadable = 0
+    for i in range(300):
+        scheduler = Scheduler(tmp_path, min_interval_s=1, clock=clock)
+        (tmp_path / "scheduler.json").unlink(missing_ok=True)
+        for _ in range(2):
+            said = {program: _damaged(text, chance) for program, text in whole.items()}
+            clock.now_s += 1000
+            report = scheduler.refresh(truth)
+        n_unreadable += report.failure is not None
+        queue = Queue([submission_of(element) for element in live], report, clock.now_s)
+        over = {element for element in live if queue.has_ended(element)}
+        assert not over, (i, said["squeue"])
+    assert n_unreadable > 100
+
+
+def submission_of(element: str) -> Submission:
+    array, _, index = element.partition("_")
+    tasks = (*((),) * int(index), (element,))
+    return Submission(
+        "a", "a", TaskKind.PROBE, JobRequest(1, 0, 1.0, 10), tasks, "", "", array_id=array
+    )
 
 
 # What is final

@@ -19,6 +19,8 @@ from toolkit.cluster.job_request import JobRequest
 from toolkit.cluster.limits import ArrayLimits
 from toolkit.task import TaskKind
 
+_ANY = 2**63  # where there is no limit
+
 
 @dataclass(frozen=True)
 class Dependency:
@@ -146,7 +148,7 @@ class _Writer:
     def __init__(self, limits: ArrayLimits, large_families: set[str]) -> None:
         self.waves: list[list[JobArray]] = [[]]
         self._limits = limits
-        self._room = self._whole_room = limits.max_submit or 2**63
+        self._room = self._whole_room = limits.max_submit or _ANY
         self._room -= limits.n_queued
         self._large = large_families
         self._canaries: dict[str, Dependency] = {}
@@ -160,7 +162,7 @@ class _Writer:
             is_canary = not self._large.intersection(slots) <= self._canaries.keys()
             if self._room < min(len(slots), self._whole_room):
                 self._open_wave()
-            fitting = max(1, min(self._limits.max_array_size, self._room // len(slots)))
+            fitting = max(1, min(self._limits.max_array_size or _ANY, self._room // len(slots)))
             side_by_side = rest[: 1 if is_canary else fitting]
             self._write_side_by_side(side_by_side)
             del rest[: len(side_by_side)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from toolkit.cluster.commands import SlurmCommandError, slurm_output
 from toolkit.cluster.profiles import SiteProfile
+from toolkit.cluster.scheduler_output import read_rows
 from toolkit.task import TaskKind
 
 KEEPER_SUFFIX = ".keeper"
@@ -19,14 +20,14 @@ class ArrayLimits:
     Parameters
     ----------
     max_array_size
-        Most elements in one array.
+        Most elements in one array; None where that is not known.
     max_submit
         Most elements of one user in the queue; None where there is no bound.
     n_queued
         Elements of this user that are there already.
     """
 
-    max_array_size: int
+    max_array_size: int | None
     max_submit: int | None = None
     n_queued: int = 0
 
@@ -37,7 +38,8 @@ class ArrayLimits:
         return replace(self, max_submit=max(1, self.max_submit - n_jobs))
 
     def __post_init__(self) -> None:
-        if self.max_array_size < 1 or (self.max_submit is not None and self.max_submit < 1):
+        known = (limit for limit in (self.max_array_size, self.max_submit) if limit is not None)
+        if any(limit < 1 for limit in known):
             raise ValueError(f"limits are at least 1, not {self}")
 
 
@@ -50,9 +52,12 @@ def ask_limits(profile: SiteProfile) -> ArrayLimits:
         If Slurm does not answer.
     """
     config = _parse_config(slurm_output(["scontrol", "show", "config"]))
-    size = profile.max_array_size or min(int(config["MaxArraySize"]), int(config["MaxJobCount"]))
+    size = profile.max_array_size
+    if size is None:
+        said = (config.get(name, "") for name in ("MaxArraySize", "MaxJobCount"))
+        size = min((max(1, int(limit)) for limit in said if limit.isdecimal()), default=None)
     max_submit = profile.max_submit
-    if max_submit is None and "limits" in config["AccountingStorageEnforce"].split(","):
+    if max_submit is None and "limits" in config.get("AccountingStorageEnforce", "").split(","):
         max_submit = _submit_limit(profile)
     return ArrayLimits(size, max_submit, 0 if max_submit is None else _n_queued())
 
@@ -76,7 +81,7 @@ def _submit_limit(profile: SiteProfile) -> int | None:
             qualities |= {default_quality} - {""}
     for name, *limits in _accounting("qos", "", "Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit"):
         found += limits if name in (qualities or {"normal"}) else []
-    return min((int(limit) for limit in found if limit.isdigit()), default=None)
+    return min((int(limit) for limit in found if limit.isdecimal() and int(limit)), default=None)
 
 
 def _accounting(entity: str, which: str, columns: str) -> list[list[str]]:
@@ -85,10 +90,11 @@ def _accounting(entity: str, which: str, columns: str) -> list[list[str]]:
         text = slurm_output([*command, *([which] if which else []), f"format={columns}"])
     except SlurmCommandError:
         return []
-    return [line.split("|") for line in text.splitlines()]
+    return read_rows(text, columns.count(",") + 1)[0]
 
 
 def _n_queued() -> int:
     """Keepers apart: room is left for them."""
-    names = slurm_output(["squeue", "--noheader", "--array", "--me", "--format=%j"]).split()
-    return sum(not name.endswith(KEEPER_SUFFIX) for name in names)
+    said = slurm_output(["squeue", "--noheader", "--array", "--me", "--Format=JobArrayID:|,Name:|"])
+    rows, unreadable = read_rows(said, 2)
+    return len(unreadable) + sum(not name.endswith(KEEPER_SUFFIX) for _, name in rows)

@@ -19,7 +19,8 @@ import submitit
 
 from toolkit.cluster.batches import Batch
 from toolkit.cluster.inprocess import Work
-from toolkit.cluster.run_folder import RunFolder, process_is_alive
+from toolkit.cluster.ownership import find_process
+from toolkit.cluster.run_folder import RunFolder
 from toolkit.task import TaskKind, TaskState
 
 _POLL_S = 0.2
@@ -147,7 +148,7 @@ def work_with_driver(work: Work, task_ids: Sequence[str], n_cpus: int) -> None:
     pid, started_s = os.environ[_DRIVER_VARIABLE].split()
 
     def watch() -> None:
-        while process_is_alive(int(pid), float(started_s)):
+        while find_process(int(pid), float(started_s)) is not None:
             time.sleep(1.0)
         os._exit(1)
 

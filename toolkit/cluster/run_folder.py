@@ -12,20 +12,21 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
+from pydantic import TypeAdapter, ValidationError
 
 from toolkit.atomic import atomic_path
+from toolkit.cluster.ownership import NotHeldError, Owner, find_process, held, read_owner
 from toolkit.task import Task, TaskKind, TaskState
 
 HEARTBEAT_S = 20.0
 _MISSED_HEARTBEATS = 4
-_LOCK_POLL_S = 0.1
 _PLAN_END = "]}"
 
 _RESULT_SUFFIX = {
@@ -89,14 +90,7 @@ class Attempt:
         return self.job.partition(".")[0]
 
 
-def process_is_alive(pid: int, started_s: float) -> bool:
-    """Whether the process with this pid is the one that started at ``started_s``."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started_s) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+_ATTEMPTS = TypeAdapter(Attempt)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -238,17 +232,10 @@ class RunFolder:
         RunFolderError
             If the plan is damaged, or written by another version.
         """
-        with self.plan_path.open(encoding="utf-8") as plan:
-            head = plan.readline()
-        try:
-            summary = dict(json.loads(head + _PLAN_END))
-        except ValueError as error:
-            raise RunFolderError(
-                f"{self.plan_path} is damaged or was written by another version; "
-                "run the sweep again to write it anew"
-            ) from error
-        del summary["tasks"]
-        return summary
+        with self._reading_plan(), self.plan_path.open(encoding="utf-8") as plan:
+            summary = dict(json.loads(plan.readline() + _PLAN_END))
+            del summary["tasks"]
+            return summary
 
     def task(self, task_id: str) -> Task:
         """One planned task."""
@@ -260,18 +247,32 @@ class RunFolder:
 
     def find_tasks(self, task_ids: Sequence[str]) -> list[Task]:
         """Those of these tasks that are planned; no others are read."""
-        plan = self.plan_path.read_bytes()
-        starts = (plan.find(b'\n{"id":"%s"' % task_id.encode()) + 1 for task_id in task_ids)
-        lines = (plan[start : plan.index(b"\n", start)] for start in starts if start)
-        return [Task.from_dict(json.loads(line.removesuffix(b","))) for line in lines]
+        with self._reading_plan():
+            plan = self.plan_path.read_bytes()
+            starts = (plan.find(b'\n{"id":"%s"' % task_id.encode()) + 1 for task_id in task_ids)
+            lines = (plan[start : plan.index(b"\n", start)] for start in starts if start)
+            return [Task.from_dict(json.loads(line.removesuffix(b","))) for line in lines]
 
     def _tasks_by_id(self) -> dict[str, Task]:
-        written_ns = self.plan_path.stat().st_mtime_ns
-        if self._tasks is None or self._tasks[0] != written_ns:
-            plan = json.loads(self.plan_path.read_bytes())
-            tasks = map(Task.from_dict, plan["tasks"])
-            self._tasks = (written_ns, {task.id: task for task in tasks})
-        return self._tasks[1]
+        with self._reading_plan():
+            written_ns = self.plan_path.stat().st_mtime_ns
+            if self._tasks is None or self._tasks[0] != written_ns:
+                plan = json.loads(self.plan_path.read_bytes())
+                tasks = map(Task.from_dict, plan["tasks"])
+                self._tasks = (written_ns, {task.id: task for task in tasks})
+            return self._tasks[1]
+
+    @contextmanager
+    def _reading_plan(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(f"{self.plan_path} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RunFolderError(
+                f"{self.plan_path} is damaged or was written by another version; "
+                "run the sweep again to write it anew"
+            ) from error
 
     # What happened
 
@@ -299,12 +300,11 @@ class RunFolder:
         return found
 
     def attempt(self, task_id: str) -> Attempt | None:
-        """The record of the last attempt at a task, if any."""
+        """The record of the last attempt at a task; None if there is none that can be read."""
         try:
-            raw = json.loads(self.attempt_path(task_id).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return _ATTEMPTS.validate_json(self.attempt_path(task_id).read_bytes())
+        except (OSError, ValidationError):
             return None
-        return Attempt(**{**raw, "state": TaskState(raw["state"])})
 
     def start_attempt(self, task_id: str) -> Attempt:
         """Record that this process starts on a task."""
@@ -329,7 +329,7 @@ class RunFolder:
         On this machine its pid tells; on another, whether its record has been touched lately.
         """
         if attempt.host == socket.gethostname():
-            return process_is_alive(attempt.pid, attempt.process_started_s)
+            return find_process(attempt.pid, attempt.process_started_s) is not None
         try:
             touched_s = self.attempt_path(attempt.task_id).stat().st_mtime
         except FileNotFoundError:
@@ -355,10 +355,16 @@ class RunFolder:
             thread.join()
 
     def _now_s(self) -> float:
-        """Time by the clock of the file server, which need not agree with this machine's."""
+        """Time by the clock of the file server, which need not agree with this machine's.
+
+        Who may not write there has only this machine's.
+        """
         clock = self.path / "states" / ".clock"
-        clock.touch()
-        return clock.stat().st_mtime
+        try:
+            clock.touch()
+            return clock.stat().st_mtime
+        except OSError:
+            return time.time()
 
     def record(self, attempt: Attempt) -> None:
         """Replace the record of a task's last attempt."""
@@ -398,28 +404,22 @@ class RunFolder:
         Raises
         ------
         RunFolderError
-            If another living process holds it; the message names it.
+            If another living process holds it, which the message names, or it cannot be held.
         """
-        with (self.path / "owner.json").open("a+", encoding="utf-8") as file:
-            _lock(file, self.path, time.monotonic() + wait_s)
-            file.seek(0)
-            file.truncate()
-            json.dump(_this_process(), file)
-            file.flush()
+        with ExitStack() as stack:
             try:
-                yield
-            finally:
-                file.truncate(0)
+                stack.enter_context(held(self._owner_path, wait_s))
+            except NotHeldError as error:
+                raise RunFolderError(str(error)) from error
+            yield
 
-    def owner(self) -> dict[str, Any] | None:
-        """Host, pid and start time of the process that holds the run, if one does."""
-        try:
-            owner = json.loads((self.path / "owner.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        here = owner["host"] == socket.gethostname()
-        alive = not here or process_is_alive(owner["pid"], owner["process_started_s"])
-        return owner if alive else None
+    def owner(self) -> Owner | None:
+        """The process that holds the run, if one is known to."""
+        return read_owner(self._owner_path)
+
+    @property
+    def _owner_path(self) -> Path:
+        return self.path / "owner.json"
 
 
 def _to_json(value: dict[str, Any]) -> str:
@@ -433,37 +433,3 @@ def scheduler_job() -> str:
     job = f"{array}_{index}" if array else variables.get("SLURM_JOB_ID", "")
     restarts = variables.get("SLURM_RESTART_COUNT", "0")
     return f"{job}.{restarts}" if job and restarts != "0" else job
-
-
-def _this_process() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_started_s": psutil.Process().create_time(),
-    }
-
-
-def _lock(file: IO[str], run: Path, limit_s: float) -> None:
-    import fcntl
-
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if time.monotonic() < limit_s:
-                time.sleep(_LOCK_POLL_S)
-                continue
-            raise RunFolderError(
-                f"{run} is being run by {_owner_text(file)}; watch it with "
-                f"'python -m toolkit.sweep status {run}' or stop it with 'cancel'"
-            ) from error
-        return
-
-
-def _owner_text(file: IO[str]) -> str:
-    file.seek(0)
-    try:
-        owner = json.loads(file.read())
-        return f"process {owner['pid']} on {owner['host']}"
-    except (ValueError, KeyError):
-        return "another process"

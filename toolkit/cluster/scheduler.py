@@ -20,6 +20,7 @@ from toolkit.cluster.run_folder import write_text
 from toolkit.cluster.scheduler_output import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
+    Answer,
     SchedulerView,
     parse_sacct,
     parse_squeue,
@@ -27,11 +28,12 @@ from toolkit.cluster.scheduler_output import (
 
 MIN_INTERVAL_S = 30.0
 _MAX_INTERVAL_S = 900.0
+_MOST_SHOWN = 80  # characters of a line
 
 
 @dataclass(frozen=True)
 class QueryFailed:
-    """A question without an answer.
+    """A question without an answer, or with one that cannot be read.
 
     Parameters
     ----------
@@ -41,12 +43,15 @@ class QueryFailed:
         When the first and the last of the failures in a row were, seconds since the epoch.
     n_failures
         How many they are.
+    answered
+        Elements about which the last answer said something all the same.
     """
 
     reason: str
     since_s: float
     last_s: float
     n_failures: int
+    answered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -164,27 +169,34 @@ class Scheduler:
         unfinished = self._unfinished(report, elements)
         report = replace(report, n_queries=report.n_queries + 1)
         try:
-            said = _ask_queue(unfinished)
+            queue = _ask_queue(unfinished)
         except SlurmCommandError as error:
-            return replace(report, failure=self._failed(error, report.failure))
+            return replace(report, failure=self._failed(str(error), report.failure))
+        said = dict(queue.views)
+        if queue.unreadable:  # who is not in the lines that can be read may be in the others
+            failure = self._failed(_unreadable_text("squeue", queue), report.failure)
+            failure = replace(failure, answered=frozenset(unfinished & said.keys()))
+            return self._updated(replace(report, failure=failure), said, unknown=set())
         report = replace(report, answered_s=self._clock(), failure=None)
         forgotten = unfinished - said.keys()
         accounting = report.accounting_failure
         if forgotten and self._may_ask(accounting.last_s if accounting else None, accounting):
             report = replace(report, n_queries=report.n_queries + 1)
             try:
-                said |= _ask_accounting(forgotten)
-                report = replace(report, accounting_failure=None)
+                answer = _ask_accounting(forgotten)
+                reason = _unreadable_text("sacct", answer) if answer.unreadable else ""
+                said |= answer.views
             except SlurmCommandError as error:
-                failure = self._failed(error, accounting)
-                report = replace(report, accounting_failure=failure)
+                reason = str(error)
+            failed = self._failed(reason, accounting) if reason else None
+            report = replace(report, accounting_failure=failed)
         return self._updated(report, said, unknown=unfinished - said.keys())
 
-    def _failed(self, error: SlurmCommandError, before: QueryFailed | None) -> QueryFailed:
+    def _failed(self, reason: str, before: QueryFailed | None) -> QueryFailed:
         now_s = self._clock()
         if before is None:
-            return QueryFailed(str(error), now_s, now_s, 1)
-        return QueryFailed(str(error), before.since_s, now_s, before.n_failures + 1)
+            return QueryFailed(reason, now_s, now_s, 1)
+        return QueryFailed(reason, before.since_s, now_s, before.n_failures + 1)
 
     def _updated(
         self, report: SchedulerReport, said: Mapping[str, SchedulerView], unknown: set[str]
@@ -206,24 +218,32 @@ def _following(view: SchedulerView, before: SchedulerView | None, now_s: float) 
     return replace(view, restarts=restarts, since_s=before.since_s if is_same else now_s)
 
 
-def _ask_queue(elements: Collection[str]) -> dict[str, SchedulerView]:
+def _ask_queue(elements: Collection[str]) -> Answer:
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={_arrays(elements)}"]
     try:
         return parse_squeue(slurm_output([*command, f"--Format={SQUEUE_FORMAT}"]))
     except SlurmCommandError as error:
         # What it says of a single job that it has forgotten; of several it says nothing.
         if "Invalid job id specified" in str(error):
-            return {}
+            return Answer({})
         raise
 
 
-def _ask_accounting(elements: Collection[str]) -> dict[str, SchedulerView]:
+def _ask_accounting(elements: Collection[str]) -> Answer:
     """How elements ended that the queue has forgotten; without those of which it says otherwise."""
     command = ["sacct", "-X", "--noheader", "--parsable2", f"--jobs={_arrays(elements)}"]
-    views = parse_sacct(slurm_output([*command, f"--format={SACCT_FORMAT}"]))
+    answer = parse_sacct(slurm_output([*command, f"--format={SACCT_FORMAT}"]))
+    views = answer.views
     # An array that was cancelled as a whole before it began stays one line.
     found = ((element, views.get(element) or views.get(_array(element))) for element in elements)
-    return {e: replace(view, element=e) for e, view in found if view and view.is_over(now_s=0.0)}
+    over = {e: replace(view, element=e) for e, view in found if view and view.is_over(now_s=0.0)}
+    return replace(answer, views=over)
+
+
+def _unreadable_text(program: str, answer: Answer) -> str:
+    n_more = len(answer.unreadable) - 1
+    more = f" and {n_more} more" if n_more else ""
+    return f"{program} printed what cannot be read: {answer.unreadable[0][:_MOST_SHOWN]!r}{more}"
 
 
 def _array(element: str) -> str:

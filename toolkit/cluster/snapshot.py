@@ -99,7 +99,7 @@ def _in_queue(
     if attempt is not None and attempt.element == place.element and attempt.state.is_terminal:
         return attempt.state, f"{attempt.error_class}: {attempt.error_message}"
     job = f"job {place.element}"
-    if failure is not None:
+    if failure is not None and place.element not in failure.answered:
         last = f"; it was {view.state.lower()}" if view else ""
         return TaskState.UNKNOWN, f"Slurm does not answer: {failure.reason}{last}"
     if place.element in queue.report.unknown_since_s:

@@ -34,6 +34,7 @@ from toolkit.cluster.manifests import (
 )
 from toolkit.cluster.profiles import SiteProfile, submitit_parameters
 from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.scheduler_output import read_rows
 
 # Slurm may warn a minute before the asked moment, and a job takes a while to start.
 _EARLY_S = 90.0
@@ -206,8 +207,7 @@ def recover_submissions(run: RunFolder) -> list[Submission]:
 
 def _ids_in_queue(names: Collection[str]) -> dict[str, str]:
     command = ["squeue", "--noheader", "--states=all", f"--name={','.join(names)}"]
-    lines = slurm_output([*command, "--Format=Name:|,ArrayJobID:|"]).splitlines()
-    return {name: array_id for name, array_id, *_ in (line.split("|") for line in lines)}
+    return _ids_by_name(slurm_output([*command, "--Format=Name:|,ArrayJobID:|"]))
 
 
 def _ids_in_accounting(names: Collection[str], since: str) -> dict[str, str]:
@@ -217,5 +217,15 @@ def _ids_in_accounting(names: Collection[str], since: str) -> dict[str, str]:
         text = slurm_output([*command, f"--starttime={day:%Y-%m-%d}", "--format=JobName,JobID"])
     except SlurmCommandError:
         return {}  # a cluster without accounting
-    pairs = (line.split("|") for line in text.splitlines())
-    return {name: job.partition("_")[0] for name, job in pairs}
+    return _ids_by_name(text)
+
+
+def _ids_by_name(text: str) -> dict[str, str]:
+    """Ids of arrays; none at all where a line cannot be read: what is missing is submitted anew."""
+    rows, unreadable = read_rows(text, 2)
+    ids = {name: job.partition("_")[0] for name, job in rows}
+    if unreadable or not all(map(str.isdecimal, ids.values())):
+        raise SlurmCommandError(
+            f"Slurm printed of this run's jobs what cannot be read: {text!r:.200}"
+        )
+    return ids

@@ -18,9 +18,10 @@ def describe_arrays(plan: ArrayPlan, limits: ArrayLimits) -> list[str]:
         sizes = [len(array.elements) for array in plan.arrays if array.kind is kind]
         n_waves = sum(any(array.kind is kind for array in wave) for wave in plan.waves)
         n_canaries = sum(array.is_canary for array in plan.arrays if array.kind is kind)
+        most = limits.max_array_size
         words = [
             f"{_count(len(sizes), 'array')} of up to {_count(max(sizes), 'job')} "
-            f"(MaxArraySize {limits.max_array_size})"
+            f"(MaxArraySize {most if most is not None else 'not known'})"
         ]
         if n_canaries:
             words.append(f"{_count(n_canaries, 'of them a canary', 'of them canaries')}")

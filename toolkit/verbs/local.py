@@ -13,6 +13,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import psutil
 from rich.console import Console
 
 from toolkit.cluster.batches import make_batches
@@ -88,16 +89,23 @@ def stop(folder: RunFolder, console: Console) -> int:
     """End the process that runs a run, and its jobs."""
     owner = folder.owner()
     if owner is None:
-        console.print("Nothing is running.")
+        with folder.owned():  # refused where somebody holds it of whom there is no record
+            console.print("Nothing is running.")
         return 0
-    if owner["host"] != os.uname().nodename:
-        raise RunFolderError(f"the run is held on {owner['host']}; cancel it there")
-    os.kill(owner["pid"], signal.SIGTERM)
+    process = owner.process()
+    if process is None:
+        raise RunFolderError(f"the run is held on {owner.host}; cancel it there")
+    try:
+        process.terminate()
+    except psutil.AccessDenied as error:
+        raise RunFolderError(f"process {owner.pid} belongs to somebody else") from error
+    except psutil.NoSuchProcess:
+        pass
     deadline = time.monotonic() + _ORPHANS_S
-    while folder.owner() and time.monotonic() < deadline:
+    while folder.owner() == owner and time.monotonic() < deadline:
         time.sleep(0.1)
-    if folder.owner():
-        raise RunFolderError(f"process {owner['pid']} has not stopped yet; see 'status'")
+    if folder.owner() == owner:
+        raise RunFolderError(f"process {owner.pid} has not stopped yet; see 'status'")
     console.print("Stopped. What is done stays done; run the config again to continue.")
     return 0
 

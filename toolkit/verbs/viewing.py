@@ -100,7 +100,7 @@ def _who(folder: RunFolder) -> str:
     queue = read_queue(folder)
     if queue is not None and slurm.is_slurm_run(folder):
         return f"{folder.path}: {scheduler_line(queue, folder.done_ids())}"
-    held = f"run by process {owner['pid']} on {owner['host']}" if owner else "not running"
+    held = f"run by process {owner.pid} on {owner.host}" if owner else "not running"
     return f"{folder.path}: {held}"
 
 

@@ -13,16 +13,17 @@ MAY_IMPORT = {
     "atomic": set(),
     "download": set(),
     "task": set(),
+    "terminal": set(),
     "yaml_source": set(),
     "metrics": set(),
-    "data": {"atomic", "download", "metrics", "yaml_source"},
+    "data": {"atomic", "download", "metrics", "terminal", "yaml_source"},
     "models": {"download"},
     "config": {"task", "yaml_source"},
-    "cluster": {"atomic", "task", "yaml_source"},
+    "cluster": {"atomic", "task", "terminal", "yaml_source"},
     "features": {"atomic", "data", "models"},
     "encoding": {"features", "metrics"},
     "training": {"atomic", "data", "metrics", "models"},
-    "results": {"atomic", "cluster", "task"},
+    "results": {"atomic", "cluster", "task", "terminal"},
     "catalog": {"atomic", "models", "task"},
     "plan": {
         "catalog",
@@ -34,10 +35,10 @@ MAY_IMPORT = {
         "training",
         "yaml_source",
     },
-    "forecast": {"cluster", "plan", "results", "task"},
+    "forecast": {"cluster", "plan", "results", "task", "terminal"},
     "report": {"atomic", "cluster", "data", "encoding", "metrics", "plan", "results", "task"},
     "verbs": {"*"},
-    "sweep": {"verbs", "cluster", "yaml_source"},
+    "sweep": {"verbs", "cluster", "terminal", "yaml_source"},
 }
 
 

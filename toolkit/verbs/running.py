@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     warn_of_leaks(sweep.plan, console)
     for dataset in sweep.plan.datasets:
         if dataset.notes:
-            console.print(f"{dataset.name}:", markup=False, highlight=False)
+            console.print(f"{dataset.name}:", soft_wrap=True)
             say_notes(dataset, console)
     if sweep.config.pca.solver != "auto":
         solver_reasons(sweep)

@@ -151,7 +151,7 @@ def _watch(folder: RunFolder, standing: Standing, console: Console) -> Standing:
                 standing = advance(folder)
             except (SlurmCommandError, SubmissionError, RunFolderError) as error:
                 if str(error) != said:
-                    console.print(f"{error}; trying again", soft_wrap=True, markup=False)
+                    console.print(f"{error}; trying again", soft_wrap=True)
                 said = str(error)
     return standing
 
@@ -160,8 +160,8 @@ def _leave(folder: RunFolder, console: Console) -> None:
     settings = SlurmSettings.of_run(folder)
     say = f"  python -m toolkit.sweep status {folder.path}"
     console.print("Left; the jobs go on. To see how they stand, and to collect:")
-    console.print(say, soft_wrap=True, highlight=False)
-    console.print(say.replace("status", "collect"), soft_wrap=True, highlight=False)
+    console.print(say, soft_wrap=True)
+    console.print(say.replace("status", "collect"), soft_wrap=True)
     try:
         job_id = submit_keeper(folder, settings)
     except SlurmCommandError as error:

@@ -196,7 +196,7 @@ def no_network() -> str:
 
 
 def wrong_hash() -> str:
-    Path("resnet50-11ad3fa6.pth").write_text("<html>please log in</html>")
+    Path("resnet50-11ad3fa6.pth").write_text("<html>please log in</html>", encoding="utf-8")
     url = Path("resnet50-11ad3fa6.pth").absolute().as_uri()
     return raised(download, url, Path("checkpoints"), "11ad3fa6")
 

@@ -304,7 +304,9 @@ class RunFolder:
             raw = json.loads(self.attempt_path(task_id).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return Attempt(**{**raw, "state": TaskState(raw["state"])})
+        # A file name in it may be of bytes that are no text, which no table takes.
+        message = raw["error_message"].encode("utf-8", "backslashreplace").decode("utf-8")
+        return Attempt(**{**raw, "state": TaskState(raw["state"]), "error_message": message})
 
     def start_attempt(self, task_id: str) -> Attempt:
         """Record that this process starts on a task."""

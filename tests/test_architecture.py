@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "data": {"atomic", "download", "metrics", "terminal", "yaml_source"},
     "models": {"download"},
-    "config": {"task", "yaml_source"},
+    "config": {"task", "terminal", "yaml_source"},
     "cluster": {"atomic", "task", "terminal", "yaml_source"},
     "features": {"atomic", "data", "models"},
     "encoding": {"features", "metrics"},

@@ -9,15 +9,21 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_UNREAD = 1
+
+# Control characters, line breaks, what turns the direction of writing, halves of characters.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 # What our own words hold beyond ASCII, where the encoding of a stream lacks it.
 _PLAIN = str.maketrans(
@@ -65,9 +71,10 @@ def one_line(text: str) -> str:
     return visible(text, keep="")
 
 
-class _PlainConsole(Console):
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
-        return super().render_str(visible(text), **options)
+def control_character(text: str) -> str | None:
+    """The first character that no name, path or option may hold, written out; None without one."""
+    found = _CONTROL.search(text)
+    return one_line(found[0]) if found else None
 
 
 def make_console(**options: Any) -> Console:
@@ -78,7 +85,14 @@ def make_console(**options: Any) -> Console:
     **options
         Where it prints and how wide, as :class:`rich.console.Console` takes them.
     """
-    return _PlainConsole(markup=False, highlight=False, emoji=False, **options)
+    from rich.console import Console
+    from rich.text import Text
+
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+            return super().render_str(visible(text), **options)
+
+    return PlainConsole(markup=False, highlight=False, emoji=False, **options)
 
 
 def run_command(command: Callable[[], int]) -> int:

@@ -43,6 +43,7 @@ def load_sweep(options: argparse.Namespace) -> Sweep:
         overrides += [f"executor.{key}={wanted}"] if wanted else []
     config, source = load_config(options.config, overrides)
     folder = RunFolder(options.out or Path("runs") / config.name)
+    folder.check_path()
     catalog = Catalog(folder.catalog_path)
     return Sweep(config, source, folder, catalog, make_plan(config, source, catalog))
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import track
 
@@ -28,6 +27,7 @@ from toolkit.models import (
     trace_layers,
 )
 from toolkit.models.layers import running_on, untrained
+from toolkit.terminal import make_console
 
 LIBRARIES = ("torchvision", "timm")
 
@@ -106,7 +106,7 @@ def coverage(quick: bool) -> Iterator[Record]:
     """Check that the layers of each network are found, sized and delivered."""
     everything: list[Coverage] = []
     for family, specs in track(
-        families().items(), "families", console=Console(stderr=True), transient=True
+        families().items(), "families", console=make_console(stderr=True), transient=True
     ):
         start = time.perf_counter()
         covered = [cover(spec) for spec in (specs[:1] if quick else specs)]

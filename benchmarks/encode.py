@@ -204,7 +204,7 @@ def write_problem(folder: Path, size: Size) -> None:
     signal /= signal.std(axis=0)
     np.save(folder / "responses.npy", signal + rng.standard_normal(signal.shape))
     problem = {"n_train": size.n_train, "n_components": size.n_components}
-    (folder / "problem.json").write_text(json.dumps(problem))
+    (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")
 
 
 def run_system(system: str, folder: Path, budget: Budget, timeout_s: float = 900.0) -> Run:

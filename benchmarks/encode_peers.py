@@ -77,7 +77,7 @@ class Problem:
         return cls(
             store=FeatureStore.open(folder / "features.zarr"),
             responses=np.load(folder / "responses.npy"),
-            **json.loads((folder / "problem.json").read_text()),
+            **json.loads((folder / "problem.json").read_text(encoding="utf-8")),
             n_threads=n_threads,
         )
 

@@ -23,12 +23,11 @@ from threading import Event, Thread
 from typing import Any, Literal
 
 import psutil
-from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
 from toolkit.results.provenance import versions
+from toolkit.terminal import make_console, run_command
 
 Status = Literal["ok", "out_of_memory", "timeout", "failed"]
 
@@ -130,7 +129,10 @@ def measure_subprocess(argv: Sequence[str], timeout_s: float) -> ProcessMeasurem
     OSError
         If the command cannot be started.
     """
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stdout,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr,
+    ):
         start = time.perf_counter()
         child = subprocess.Popen(argv, stdout=stdout, stderr=stderr, start_new_session=True)
         timed_out = False
@@ -183,7 +185,11 @@ def main(benchmark: Callable[[bool], Iterable[Record]], argv: Sequence[str] | No
     arguments = parser.parse_args(argv)
     if arguments.json and not arguments.json.parent.is_dir():
         parser.error(f"--json {arguments.json}: its folder does not exist")
-    keep(benchmark(arguments.quick), arguments.json)
+    def measure() -> int:
+        keep(benchmark(arguments.quick), arguments.json)
+        return 0
+
+    run_command(measure)
 
 
 def keep(measured: Iterable[Record], path: Path | None = None) -> list[Record]:
@@ -215,12 +221,11 @@ def keep(measured: Iterable[Record], path: Path | None = None) -> list[Record]:
 
 
 def _show(records: Sequence[Record], machine: dict[str, Any]) -> None:
-    console = Console()
+    console = make_console()
     console.print(_table(records))
     console.print(
         f"{machine['n_cores']} cores of {machine['cpu']}, {decimal(machine['memory_bytes'])}, "
         f"GPU: {machine['gpu'] or 'none'}",
-        highlight=False,
     )
 
 
@@ -277,7 +282,7 @@ def _exit_status(returncode: int, stderr: str) -> Status:
 
 def _cpu_model() -> str:
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -286,7 +291,9 @@ def _cpu_model() -> str:
 def _gpu_names() -> str | None:
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        answer = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return ", ".join(answer.stdout.splitlines()) or None
@@ -302,15 +309,15 @@ def _table(records: Sequence[Record]) -> Table:
         table.add_column(heading, overflow="fold")
     for record in records:
         table.add_row(
-            escape(record.benchmark),
-            escape(record.case),
-            escape(record.system),
+            record.benchmark,
+            record.case,
+            record.system,
             _number(record.seconds),
             "–" if record.peak_memory_bytes is None else decimal(record.peak_memory_bytes),
             _number(record.images_per_second),
             _number(record.ratio_to_floor),
             record.status,
-            escape(record.note),
+            record.note,
         )
     return table
 

@@ -53,7 +53,8 @@ executor: {{kind: slurm, profile: devcluster}}
 def write_config(path: Path, n_tasks: int) -> None:
     """A config of at least so many tasks: networks with random weights, differing in the seed."""
     n_networks = -(-n_tasks // (_N_LAYERS * _N_READOUTS + 1))
-    path.write_text(_CONFIG.format(n_neurons=N_NEURONS, seeds=list(range(n_networks))))
+    config = _CONFIG.format(n_neurons=N_NEURONS, seeds=list(range(n_networks)))
+    path.write_text(config, encoding="utf-8")
 
 
 def write_finished_run(config_path: Path, folder: Path) -> int:

@@ -23,8 +23,6 @@ from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.face import Record, main, measure_subprocess
 from benchmarks.finished_run import write_config, write_finished_run
 from benchmarks.sweep_submitit import Turn, count_files, run_submitit, wait_until_idle
@@ -37,6 +35,7 @@ from toolkit.cluster.scheduler import Scheduler
 from toolkit.config import ExecutorConfig
 from toolkit.results import git_sha
 from toolkit.task import Task, TaskKind
+from toolkit.terminal import make_console
 from toolkit.verbs.slurm import dispatch
 
 _N_TASKS, _N_FINISHED = 1000, 10_000
@@ -82,7 +81,7 @@ def run_toolkit(folder: Path, n_tasks: int, setting: Setting) -> Turn:
     run.create()
     run.write_plan(tasks, {"name": "probes", "slurm": _settings(setting).to_dict()})
     plan_s = time.perf_counter() - started_s
-    dispatch(run, [], Console(file=StringIO()), detach=False)
+    dispatch(run, [], make_console(file=StringIO()), detach=False)
     hosts = [json.loads(run.result_path(task.id).read_bytes())["host"] for task in tasks]
     results_s = time.perf_counter() - started_s
     assert len(hosts) == n_tasks

@@ -14,6 +14,7 @@ from toolkit.cluster.code_snapshot import check_code
 from toolkit.cluster.manifests import Submission, read_manifest, record_array_id
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.task import TaskState
+from toolkit.terminal import run_command
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,4 +66,4 @@ def _requeue() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

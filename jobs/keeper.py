@@ -13,6 +13,7 @@ from toolkit.cluster.keeper import dismiss_keeper, submit_keeper
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.submission import SubmissionError
 from toolkit.results import collect_run
+from toolkit.terminal import run_command
 
 _PATIENCE_S = 60.0
 
@@ -48,4 +49,4 @@ def _look_after(run: RunFolder) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

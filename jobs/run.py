@@ -158,12 +158,14 @@ def error_class(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     name = "" if hasattr(error, "error_class") else f"{type(error).__name__}: "
-    return "; ".join([f"{name}{error}", *getattr(error, "__notes__", ())])
+    text = "; ".join([f"{name}{error}", *getattr(error, "__notes__", ())])
+    # A file name in it may be of bytes that are no text, which no table takes.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level = _log.level
     _log.addHandler(handler)

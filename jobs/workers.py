@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import time
@@ -77,7 +76,7 @@ def open_workers(run: RunFolder, task: Task, n_cpus: int) -> Iterator[str]:
         task.options["n_nodes"],
         worker,
         directives=worker_directives(profile, task.kind),
-        job_name=re.sub("[^A-Za-z0-9_.-]+", "_", f"{run.path.name}.dask"),
+        job_name=f"{run.job_name}.dask",
         time_limit_min=task.options["timeout_min"],
         warning_s=profile.signal_delay_s,
         job_state=job_state,

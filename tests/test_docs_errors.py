@@ -196,7 +196,7 @@ def no_network() -> str:
 
 
 def wrong_hash() -> str:
-    Path("resnet50-11ad3fa6.pth").write_text("<html>please log in</html>")
+    Path("resnet50-11ad3fa6.pth").write_text("<html>please log in</html>", encoding="utf-8")
     url = Path("resnet50-11ad3fa6.pth").absolute().as_uri()
     return raised(download, url, Path("checkpoints"), "11ad3fa6")
 
@@ -325,11 +325,11 @@ def broken_environment(run: SlurmRun) -> str:
 
 
 def no_keeper(run: SlurmRun) -> str:
-    from rich.console import Console
+    from toolkit.terminal import make_console
 
     run.slurm.answers("sbatch", fails="sbatch: error: Batch job submission failed: …")
     printed = io.StringIO()
-    _leave(run.folder, Console(file=printed, width=200))
+    _leave(run.folder, make_console(file=printed, width=200))
     return printed.getvalue()
 
 

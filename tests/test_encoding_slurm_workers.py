@@ -152,7 +152,9 @@ def python_in_job(code: str, output: Path) -> str:
 def await_file(path: Path, output: Path, timeout_s: float = 150.0) -> None:
     limit_s = time.monotonic() + timeout_s
     while not path.exists():
-        assert time.monotonic() < limit_s, output.read_text() if output.exists() else "no output"
+        assert time.monotonic() < limit_s, (
+            output.read_text(encoding="utf-8") if output.exists() else "no output"
+        )
         time.sleep(0.2)
 
 

@@ -15,7 +15,6 @@ import pytest
 from forecast_runs import JOBS, Job, finished, of_kind, planned, recorded
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from jobs.run import run_tasks
 from toolkit.cluster.arrays import plan_arrays
@@ -30,6 +29,7 @@ from toolkit.forecast.measurements import Measured, measured_in
 from toolkit.plan import features_id
 from toolkit.results import PlannedRow, collect, read_scores
 from toolkit.task import Task, TaskKind
+from toolkit.terminal import make_console
 
 EXTRACT, ENCODE = TaskKind.EXTRACT, TaskKind.ENCODE
 
@@ -46,7 +46,7 @@ def undisturbed(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def shown(found: Forecast) -> str:
-    console = Console(file=StringIO(), width=200)
+    console = make_console(file=StringIO(), width=200)
     for part in render(found):
         console.print(part)
     return console.file.getvalue()  # type: ignore[attr-defined]

@@ -106,14 +106,15 @@ def test_output_tensor_is_the_first_floating_tensor():
 
 
 def peak_bytes() -> int:
-    status = Path("/proc/self/status").read_text().split()
+    status = Path("/proc/self/status").read_text(encoding="utf-8").split()
     return int(status[status.index("VmHWM:") + 1]) * 1024
 
 
 def test_tracing_a_huge_network_allocates_none_of_its_weights():
     layers_module._trace.cache_clear()
     spec = ModelSpec("torchvision", "regnet_y_128gf")  # 2.6 GB of float32
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use now
+    # Sets the peak back to what is in use now.
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before_bytes = peak_bytes()
     assert len(trace_layers(spec)) > 500
     assert peak_bytes() - before_bytes < 700e6

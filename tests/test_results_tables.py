@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 from test_results_scores import synthetic_neurons, synthetic_summary
 
 from toolkit.results import (
@@ -25,6 +24,7 @@ from toolkit.results import (
     write_scores,
 )
 from toolkit.results.columns import NEURON_COLUMNS, RESULT_COLUMNS, names
+from toolkit.terminal import make_console
 
 # fmt: off
 RESULT_NAMES = [
@@ -271,7 +271,7 @@ def test_models_that_differ_are_kept_apart(key: str) -> None:
 
 def printed(results: pd.DataFrame, *, terminal: bool, width: int = 100) -> str:
     stream = io.StringIO()
-    console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
+    console = make_console(file=stream, width=width, force_terminal=terminal, color_system=None)
     print_best(results, console)
     return stream.getvalue()
 

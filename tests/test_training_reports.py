@@ -31,7 +31,7 @@ def test_every_trained_report_has_a_config_and_a_shrunk_one() -> None:
 @pytest.mark.parametrize("path", SHRUNK, ids=lambda path: path.stem)
 def test_a_shrunk_config_shortens_and_changes_nothing_else(path: Path) -> None:
     """What it says of recipes are numbers of epochs and images, no optimizer and no schedule."""
-    training = yaml.safe_load(path.read_text())["training"]
+    training = yaml.safe_load(path.read_text(encoding="utf-8"))["training"]
     for entry in training.values():
         assert set(entry["recipe"]) <= {"n_epochs", "batch_size", "validation_share", "schedule"}
         assert set(entry["recipe"].get("schedule", {})) <= {"warmup_epochs"}

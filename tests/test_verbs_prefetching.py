@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from toolkit.cluster.run_folder import RunFolderError
 from toolkit.task import Task, TaskKind
+from toolkit.terminal import make_console
 from toolkit.verbs.prefetching import fetch_weights
 
 
@@ -29,7 +29,7 @@ def test_all_that_cannot_be_had_are_named(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     tasks = [extraction("torchvision", "resnet18", "pretrained"), training("alexnet")]
     with pytest.raises(RunFolderError) as caught:
-        fetch_weights(tasks, Console(file=io.StringIO()))
+        fetch_weights(tasks, make_console(file=io.StringIO()))
     assert "torchvision resnet18: " in str(caught.value)
     assert "torchvision alexnet: " in str(caught.value)
     assert str(tmp_path) in str(caught.value)
@@ -38,5 +38,5 @@ def test_all_that_cannot_be_had_are_named(tmp_path: Path, monkeypatch: pytest.Mo
 def test_nothing_is_fetched_for_random_weights() -> None:
     said = io.StringIO()
     tasks = [extraction("timm", "test_vit", "random"), Task(TaskKind.PROBE, {"number": 0})]
-    fetch_weights(tasks, Console(file=said))
+    fetch_weights(tasks, make_console(file=said))
     assert said.getvalue() == ""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from toolkit.terminal import make_console, run_command
 from toolkit.yaml_source import ConfigError
 
 EXIT_DONE, EXIT_UNFINISHED, EXIT_REFUSED = 0, 1, 2
@@ -40,10 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     act: Callable[[argparse.Namespace, Console], int] = getattr(verbs, options.verb)
     try:
-        return act(options, Console())
+        return act(options, make_console())
     except (ConfigError, RunFolderError) as error:
-        errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-        errors.print(str(error))
+        make_console(stderr=True).print(str(error), soft_wrap=True)
         return EXIT_REFUSED
     except KeyboardInterrupt:
         return EXIT_UNFINISHED
@@ -119,4 +119,4 @@ def _add_verb_on_run(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -29,6 +29,7 @@ from toolkit.config import load_config
 from toolkit.plan import Plan, make_plan
 from toolkit.results import ResultError, Tables, load
 from toolkit.task import Task, TaskState, json_digest
+from toolkit.terminal import run_command
 from toolkit.yaml_source import ConfigError
 
 HERE = Path(__file__).parent
@@ -332,4 +333,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

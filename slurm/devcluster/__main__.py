@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from slurm.devcluster.cluster import DevCluster, take_down
 from slurm.devcluster.configuration import ClusterShape
 from slurm.devcluster.errors import ClusterError
+from toolkit.terminal import run_command
 
 _COMMAND = "python -m slurm.devcluster"
 _DEFAULT = ClusterShape()
@@ -96,7 +98,7 @@ def _start(options: argparse.Namespace) -> DevCluster:
 def _up(options: argparse.Namespace) -> int:
     cluster = _start(options)
     for name, value in cluster.environment.items():
-        print(f"export {name}={value}", flush=True)
+        print(f"export {name}={shlex.quote(value)}", flush=True)
     print(f"take it down: {_COMMAND} down {cluster.folder}", file=sys.stderr)
     return 0
 
@@ -125,4 +127,4 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -171,7 +171,8 @@ class DevCluster:
             arguments,
             env=self._daemons.environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_COMMAND_LIMIT_S,
             check=False,
         )

@@ -41,7 +41,8 @@ def slurm_output(arguments: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str
             arguments,
             env={**variables, **_UNCUT},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=timeout_s,
             check=False,
         )

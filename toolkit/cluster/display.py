@@ -18,6 +18,7 @@ from toolkit.cluster.queue import Queue
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.cluster.snapshot import TaskView, count_states, take_snapshot
 from toolkit.task import Task, TaskState
+from toolkit.terminal import one_line
 
 _PROGRESS_LINE_S = 10.0
 _MOST_ROWS = 20
@@ -134,7 +135,7 @@ def following(
         ):
             yield
         return
-    say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+    say = partial(console.print, soft_wrap=True)
     lines = _PlainLines(run, tasks, say, refresh_s)
     stop = threading.Event()
     thread = threading.Thread(target=lines.follow, args=(stop,), daemon=True)
@@ -176,11 +177,12 @@ class _PlainLines:
                 self._show_progress(view)
             elif changed and view.state is not TaskState.PENDING:
                 why = f": {view.reason}" if view.reason else ""
-                self._write(f"{view.state} {view.task.kind} {view.task.label}{why}")
+                self._write(one_line(f"{view.state} {view.task.kind} {view.task.label}{why}"))
 
     def _show_progress(self, view: TaskView) -> None:
         now = time.monotonic()
         has_moved = view.attempt is not None and 0 < view.attempt.n_done < view.attempt.n_total
         if has_moved and now - self._progress_s.get(view.task.id, -1e9) >= _PROGRESS_LINE_S:
             self._progress_s[view.task.id] = now
-            self._write(f"running {view.task.kind} {view.task.label}: {progress_text(view)}")
+            label = one_line(view.task.label)
+            self._write(f"running {view.task.kind} {label}: {progress_text(view)}")

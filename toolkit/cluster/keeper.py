@@ -6,7 +6,6 @@ when nothing is left to do. So a run needs no process that must live.
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -41,7 +40,7 @@ def submit_keeper(run: RunFolder, settings: SlurmSettings) -> str | None:
     stage = profile.stage(TaskKind.ENCODE)
     code = take_code_snapshot(run.path, settings.git_sha)
     options = {
-        "job-name": f"{re.sub('[^A-Za-z0-9_.-]+', '_', run.path.name)}{KEEPER_SUFFIX}",
+        "job-name": f"{run.job_name}{KEEPER_SUFFIX}",
         "begin": f"now+{profile.keeper_interval_s}",
         "partition": stage.partition,
         "account": stage.account,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -181,6 +182,6 @@ def _held_text(path: Path) -> str:
     owner, run = read_owner(path), path.parent
     who = f"process {owner.pid} on {owner.host}" if owner else "another process"
     return (
-        f"{run} is being run by {who}; watch it with 'python -m toolkit.sweep status {run}' or "
-        "stop it with 'cancel'"
+        f"{run} is being run by {who}; watch it with "
+        f"'python -m toolkit.sweep status {shlex.quote(str(run))}' or stop it with 'cancel'"
     )

@@ -7,36 +7,62 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 
 from toolkit.cluster.job_request import JobRequest
 from toolkit.cluster.retries import RetryPolicy
 from toolkit.task import TaskKind
+from toolkit.terminal import control_character
 from toolkit.yaml_source import ConfigError, Source, StrictModel, nearest, validated, what_is_wrong
 
 PROFILES_FOLDER = Path(__file__).resolve().parents[2] / "slurm" / "profiles"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+def _one_line(text: str) -> str:
+    """Refuse what would begin a line of its own in a job's script."""
+    if found := control_character(text):
+        raise ValueError(f"it must be one line without the character {found}")
+    return text
+
+
+def _unquoted(text: str) -> str:
+    """Refuse what would leave the quotes around it, or run a command inside."""
+    if found := next((part for part in ('"', "`", "\\", "$(") if part in text), None):
+        raise ValueError(f"it is a folder, perhaps with $VARIABLES, and must not hold {found}")
+    return text
+
+
+_Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+
+
 class StageProfile(StrictModel):
     """How the jobs of one stage are submitted; what a stage leaves out is taken from default."""
 
-    partition: str | None = Field(default=None, description="Partition; the site's own if left out")
-    account: str | None = Field(default=None, description="Account that is charged.")
-    qos: str | None = Field(default=None, description="Quality of service.")
-    constraint: str | None = Field(default=None, description="Features a node must have.")
-    gres: Annotated[str, Field(pattern=r"\{n\}")] = Field(
+    partition: _Line | None = Field(
+        default=None, description="Partition; the site's own if left out"
+    )
+    account: _Line | None = Field(default=None, description="Account that is charged.")
+    qos: _Line | None = Field(default=None, description="Quality of service.")
+    constraint: _Line | None = Field(default=None, description="Features a node must have.")
+    gres: Annotated[_Line, Field(pattern=r"\{n\}")] = Field(
         default="gpu:{n}", description="How GPUs are asked for; {n} is their number."
     )
-    exclude: tuple[str, ...] = Field(default=(), description="Nodes never to use.")
+    exclude: tuple[_Line, ...] = Field(default=(), description="Nodes never to use.")
     setup: tuple[str, ...] = Field(
         default=(), description="Shell lines before Python starts: modules, conda, proxies."
     )
-    container: str | None = Field(
+    container: _Line | None = Field(
         default=None, description="Command in front of Python, such as apptainer exec IMAGE."
     )
-    scratch: str | None = Field(
+    scratch: Annotated[_Line, AfterValidator(_unquoted)] | None = Field(
         default=None,
         description="Folder on the node in which a job makes its TMPDIR; may hold $VARIABLES.",
     )
@@ -69,8 +95,9 @@ class SiteProfile(StrictModel):
     signal_delay_s: PositiveInt = Field(
         default=120, description="Seconds between the warning and the time limit."
     )
-    python: str | None = Field(
-        default=None, description="Python of the jobs; the one that submits if null."
+    python: _Line | None = Field(
+        default=None,
+        description="Python of the jobs, as a shell takes it; the one that submits if null.",
     )
     min_query_interval_s: PositiveFloat = Field(
         default=30.0, description="Least seconds between two questions to the scheduler."
@@ -172,7 +199,7 @@ def submitit_parameters(
         "account": stage.account,
         "qos": stage.qos,
         "constraint": stage.constraint,
-        "gres": stage.gres.format(n=request.n_gpus) if request.n_gpus else None,
+        "gres": stage.gres.replace("{n}", str(request.n_gpus)) if request.n_gpus else None,
         "exclude": ",".join(exclude) or None,
         "nodes": request.n_nodes,
         "cpus_per_task": request.n_cpus,

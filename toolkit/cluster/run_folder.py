@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -24,10 +25,15 @@ from pydantic import TypeAdapter, ValidationError
 from toolkit.atomic import atomic_path
 from toolkit.cluster.ownership import NotHeldError, Owner, find_process, held, read_owner
 from toolkit.task import Task, TaskKind, TaskState
+from toolkit.terminal import control_character, one_line
 
 HEARTBEAT_S = 20.0
 _MISSED_HEARTBEATS = 4
 _PLAN_END = "]}"
+# "%j" and "\\" mean something in patterns of Slurm and submitit, ":" in PYTHONPATH.
+_UNUSABLE = "%\\:"
+_MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 3500  # of the file system; files inside have names too
+_MOST_JOB_NAME = 100
 
 _RESULT_SUFFIX = {
     TaskKind.EXTRACT: ".json",
@@ -128,6 +134,34 @@ class RunFolder:
                 "give the folder that a sweep printed, such as runs/quickstart"
             )
         return run
+
+    def check_path(self) -> None:
+        """Refuse a folder that jobs could not be given.
+
+        Raises
+        ------
+        RunFolderError
+            If its path is too long, or holds a character that a scheduler, a job's script or the
+            search for code take for something else.
+        """
+        path = str(self.path)
+        found = control_character(path) or next((c for c in path if c in _UNUSABLE), None)
+        if found is not None:
+            raise RunFolderError(
+                f"run folder {one_line(path)}: its path must not hold the character {found}, which "
+                "jobs and their scheduler would take for something else; choose another --out"
+            )
+        longest = max(len(os.fsencode(part)) for part in self.path.parts)
+        if longest > _MOST_NAME_BYTES or len(os.fsencode(path)) > _MOST_PATH_BYTES:
+            raise RunFolderError(
+                f"run folder {path[:40]}...: its path of {len(path)} characters is too long; "
+                "choose another --out"
+            )
+
+    @property
+    def job_name(self) -> str:
+        """What the names of the run's jobs begin with, in letters that every scheduler takes."""
+        return re.sub("[^A-Za-z0-9_.]+", "_", self.path.name)[:_MOST_JOB_NAME]
 
     @property
     def plan_path(self) -> Path:

@@ -7,7 +7,6 @@ to what Slurm did. The queue then tells by the job's name whether there is such 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import uuid
@@ -103,7 +102,7 @@ def _submit(
     name = f"{array.kind}-{uuid.uuid4().hex[:10]}"
     submission = Submission(
         name=name,
-        job_name=f"{re.sub('[^A-Za-z0-9_.-]+', '_', run.path.name)}.{name}",
+        job_name=f"{run.job_name}.{name}",
         kind=array.kind,
         request=array.request,
         elements=tuple(map(tuple, array.task_ids)),

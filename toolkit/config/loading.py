@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from toolkit.config.sweep import SweepConfig
+from toolkit.terminal import control_character, one_line
 from toolkit.yaml_source import (
     ConfigError,
     KeyPath,
@@ -37,11 +38,26 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> tuple[SweepC
         With a line per problem: file, line, key, what is allowed, the nearest valid name.
     """
     source = Source.read(path, overrides)
+    if problems := list(_control_characters(source.values, (), source)):
+        raise ConfigError(problems)
     try:
         return validated(SweepConfig, source), source
     except ValidationError as error:
         problems = [_describe(detail, source) for detail in error.errors(include_url=False)]
         raise ConfigError(list(dict.fromkeys(problems))) from error
+
+
+def _control_characters(value: Any, path: KeyPath, source: Source) -> Iterator[str]:
+    """A line for each text that is not one line of readable text."""
+    if isinstance(value, str) and (found := control_character(value)):
+        yield source.problem(path, f"a name, path or word must not hold the character {found}")
+    items = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value) if isinstance(value, list) else items
+    for key, item in items:
+        if control_character(str(key)):
+            yield source.problem(path, f"the key {one_line(str(key))[:40]} is not a readable word")
+        else:
+            yield from _control_characters(item, (*path, key), source)
 
 
 def _describe(detail: ErrorDetails, source: Source) -> str:

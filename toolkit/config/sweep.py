@@ -39,7 +39,7 @@ class ExcludeRule(Section):
 class SweepConfig(Section):
     """A whole sweep: data sets × networks × layers × readouts, and trainings."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = Field(
         description="Name of the experiment; the run folder is runs/NAME unless --out says other."
     )
     seed: Seed = Field(default=0, description="Seed of everything that names none of its own.")

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from toolkit.terminal import make_console, one_line, run_command, visible
+
 EXIT_DONE, EXIT_REFUSED = 0, 2
 
 
@@ -23,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.act(options)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return EXIT_REFUSED
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from there.", file=sys.stderr)
@@ -119,7 +123,7 @@ def _fetch(options: argparse.Namespace) -> None:
     finally:
         for file in files:
             how = "hash verified" if file.is_verified else "no hash known to compare with"
-            print(f"{file.path}  sha256 {file.sha256}  ({how})")
+            print(one_line(f"{file.path}  sha256 {file.sha256}  ({how})"))
 
 
 def _describe(options: argparse.Namespace) -> None:
@@ -131,16 +135,15 @@ def _describe(options: argparse.Namespace) -> None:
         dataset_at(options.source, options.overrides),
         before_onset_at(options.source, options.overrides),
     )
-    print(as_text(quality))
+    print(visible(as_text(quality)))
     if options.html is not None:
         write_page(options.html, quality)
-        print(f"\n{options.html}")
+        print(f"\n{one_line(str(options.html))}")
 
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar per file on a terminal, nothing elsewhere."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -150,10 +153,10 @@ def _progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
         TransferSpeedColumn,
     )
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     bars: dict[str, TaskID] = {}
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -163,11 +166,11 @@ def _progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
 
         def show(name: str, n_bytes: int, n_total: int | None) -> None:
             if name not in bars:
-                bars[name] = display.add_task(name, total=n_total)
+                bars[name] = display.add_task(one_line(name), total=n_total)
             display.update(bars[name], completed=n_bytes, total=n_total)
 
         yield show
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -13,6 +13,7 @@ from rich.text import Text
 from toolkit.forecast.durations import Span
 from toolkit.forecast.forecasting import Forecast
 from toolkit.forecast.space import Space
+from toolkit.terminal import visible
 
 _MOST_REASONS = 12
 
@@ -60,7 +61,7 @@ def reason_table(forecast: Forecast) -> Table:
     table.add_column("tasks", justify="right")
     counts = Counter((why, forecast.tasks[i].kind) for i, why in forecast.reasons.items())
     for (why, kind), n in counts.most_common(_MOST_REASONS):
-        table.add_row(Text(why), str(kind), str(n))
+        table.add_row(why, str(kind), str(n))
     if len(counts) > _MOST_REASONS:
         n_rest = counts.total() - sum(n for _, n in counts.most_common(_MOST_REASONS))
         table.add_row(f"{len(counts) - _MOST_REASONS} other reasons", "", str(n_rest))
@@ -93,7 +94,7 @@ def _space_text(space: Space) -> str:
 
 
 def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, overflow="fold")
+    return Text(visible(text), style=style, overflow="fold")
 
 
 def _table(*headings: str) -> Table:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from toolkit.terminal import one_line
 
 _MODEL_KEYS = [
     "experiment",
@@ -89,13 +90,11 @@ def _cells(best: pd.DataFrame) -> pd.DataFrame:
 def _text(value: Any, number_format: str | None = None) -> str:
     if pd.isna(value):
         return "–" if number_format else ""
-    return format(value, number_format or "")
+    return one_line(format(value, number_format or ""))
 
 
 def _rich_table(cells: pd.DataFrame, title: str) -> Table:
-    table = Table(
-        title=escape(title), title_justify="left", box=None, padding=(0, 1), pad_edge=False
-    )
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
     for shown in _SHOWN:
         table.add_column(
             shown.heading.replace(" (", "\n("),
@@ -104,10 +103,10 @@ def _rich_table(cells: pd.DataFrame, title: str) -> Table:
             overflow="fold",
         )
     for row in cells.itertuples(index=False):
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 
 def _print_plain(cells: pd.DataFrame, title: str, console: Console) -> None:
     lines = f"{title}\n{cells.to_string(index=False)}"
-    console.print(lines, markup=False, highlight=False, soft_wrap=True)
+    console.print(lines, soft_wrap=True)

@@ -40,7 +40,7 @@ def git_sha(folder: str | Path) -> str:
             command,
             cwd=folder,
             capture_output=True,
-            text=True,
+            encoding="ascii",
             timeout=_GIT_TIMEOUT_S,
             check=True,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},

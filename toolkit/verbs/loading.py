@@ -43,6 +43,7 @@ def load_sweep(options: argparse.Namespace) -> Sweep:
         overrides += [f"executor.{key}={wanted}"] if wanted else []
     config, source = load_config(options.config, overrides)
     folder = RunFolder(options.out or Path("runs") / config.name)
+    folder.check_path()
     catalog = Catalog(folder.catalog_path)
     return Sweep(config, source, folder, catalog, make_plan(config, source, catalog))
 
@@ -57,7 +58,6 @@ def warn_of_leaks(plan_: Plan, console: Console) -> None:
                 f"Warning: {dataset.name} shows identical images in training and test, which makes "
                 f"scores too high: {', '.join(ids[:10])}{more}",
                 style="yellow",
-                markup=False,
                 soft_wrap=True,
             )
 
@@ -65,7 +65,7 @@ def warn_of_leaks(plan_: Plan, console: Console) -> None:
 def say_notes(dataset: PlannedDataset, console: Console) -> None:
     """Print what the loader of a data set took for granted."""
     for note in dataset.notes:
-        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {note}", soft_wrap=True)
 
 
 def refuse_absent_data(sweep: Sweep) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,7 +61,9 @@ def detach(folder: RunFolder, words: Sequence[str], console: Console) -> int:
             start_new_session=True,
         )
     console.print(f"Runs on as process {process.pid}. To see how it stands:")
-    console.print(f"  python -m toolkit.sweep status {folder.path}", soft_wrap=True)
+    console.print(
+        f"  python -m toolkit.sweep status {shlex.quote(str(folder.path))}", soft_wrap=True
+    )
     return 0
 
 

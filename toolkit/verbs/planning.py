@@ -20,7 +20,7 @@ def plan(options: argparse.Namespace, console: Console) -> int:
     """Say what a run would do."""
     sweep = load_sweep(options)
     warn_of_leaks(sweep.plan, console)
-    say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+    say = partial(console.print, soft_wrap=True)
     for dataset in sweep.plan.datasets:
         where = "" if dataset.is_present else "; its files are not here, sizes from the config"
         say(

@@ -26,5 +26,5 @@ def report(options: argparse.Namespace, console: Console) -> int:
     except (reports.ReportError, results.ResultError) as error:
         raise RunFolderError(str(error)) from error
     for path in written:
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.print(str(path), soft_wrap=True)
     return 0

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     warn_of_leaks(sweep.plan, console)
     for dataset in sweep.plan.datasets:
         if dataset.notes:
-            console.print(f"{dataset.name}:", markup=False, highlight=False)
+            console.print(f"{dataset.name}:", soft_wrap=True)
             say_notes(dataset, console)
     if sweep.config.pca.solver != "auto":
         solver_reasons(sweep)
@@ -60,6 +60,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def retry(options: argparse.Namespace, console: Console) -> int:
     """Run failed tasks again, and what waited for them."""
     folder = RunFolder.open(options.run)
+    folder.check_path()
     slurm.settle_now(folder)
     views = take_snapshot(folder, folder.tasks())
     chosen = [view for view in views if _is_chosen(view, options)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -151,17 +152,17 @@ def _watch(folder: RunFolder, standing: Standing, console: Console) -> Standing:
                 standing = advance(folder)
             except (SlurmCommandError, SubmissionError, RunFolderError) as error:
                 if str(error) != said:
-                    console.print(f"{error}; trying again", soft_wrap=True, markup=False)
+                    console.print(f"{error}; trying again", soft_wrap=True)
                 said = str(error)
     return standing
 
 
 def _leave(folder: RunFolder, console: Console) -> None:
     settings = SlurmSettings.of_run(folder)
-    say = f"  python -m toolkit.sweep status {folder.path}"
+    path = shlex.quote(str(folder.path))
     console.print("Left; the jobs go on. To see how they stand, and to collect:")
-    console.print(say, soft_wrap=True, highlight=False)
-    console.print(say.replace("status", "collect"), soft_wrap=True, highlight=False)
+    for verb in ("status", "collect"):
+        console.print(f"  python -m toolkit.sweep {verb} {path}", soft_wrap=True)
     try:
         job_id = submit_keeper(folder, settings)
     except SlurmCommandError as error:

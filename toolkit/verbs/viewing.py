@@ -46,10 +46,10 @@ def logs(options: argparse.Namespace, console: Console) -> int:
     """Print the end of a task's log."""
     folder = RunFolder.open(options.run)
     path = _log_of(folder, options.task)
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    console.print(str(path), style="bold", highlight=False)
+    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
+    console.print(str(path), style="bold", soft_wrap=True)
     for line in lines[-options.n_lines :]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return EXIT_DONE
 
 
@@ -70,7 +70,7 @@ def finish(folder: RunFolder, console: Console) -> int:
         console.print(stage_table(views))
         console.print(reasons)
     results.print_best(table, console)
-    console.print(f"{folder.path / 'results.parquet'}", soft_wrap=True, highlight=False)
+    console.print(f"{folder.path / 'results.parquet'}", soft_wrap=True)
     return exit_status(views)
 
 

@@ -158,7 +158,7 @@ def _open(path: Path) -> xr.Dataset:
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file")
     try:
-        # Nothing in an assembly is a time, but xarray takes rates in "1/s" or bins in "ms" for one.
+        # Nothing in an assembly is a time, but xarray may take what has the unit "ms" for one.
         return xr.open_dataset(path, engine="h5netcdf", cache=False, decode_times=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable NetCDF-4 file ({error})") from error

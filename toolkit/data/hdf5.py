@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from toolkit.data.dataset import shortened
 from toolkit.data.errors import DataError, MissingDataError
 
 # Attributes that change what values mean, and what they are where they change nothing.
@@ -48,11 +49,12 @@ def require_dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise DataError(f"{path}: no data set {key}")
     for attribute, neutral in _ENCODING.items():
-        value = found.attrs.get(attribute, neutral)
-        if not np.array_equal(np.ravel(value), [neutral], equal_nan=True):
+        value = np.ravel(found.attrs.get(attribute, neutral))
+        is_number = value.dtype.kind in "fiu"
+        if not (is_number and np.array_equal(value.astype(float), [neutral], equal_nan=True)):
             raise DataError(
-                f"{path}: {key} has {attribute} {value}, so its values stand for others; write them "
-                "as they are meant, without that attribute"
+                f"{path}: {key} has {attribute} {shortened(value.tolist())}, so its values stand "
+                "for others; write them as they are meant, without that attribute"
             )
     return found
 

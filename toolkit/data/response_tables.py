@@ -92,7 +92,12 @@ class ResponseTable:
         return self.values[[row_of[key] for key in keys]], notes
 
     def _check_ids(self, images: Sequence[str], rows: Sequence[str]) -> None:
-        check_unique(rows, _ID_COLUMN, self.path)
+        try:
+            check_unique(rows, _ID_COLUMN, self.path)
+        except DataError as error:
+            raise DataError(
+                f"{error}; average its rows, or give an array with an axis repetition"
+            ) from error
         known, present = set(images), set(rows)
         without_image = [row for row in rows if row not in known]
         if without_image:

@@ -74,7 +74,7 @@ def test_a_neuron_that_never_saw_an_image_is_named(params, tmp_path, responses) 
     repetitions[4, 2] = np.nan
     np.save(tmp_path / "r.npy", repetitions)
     params.update(responses=tmp_path / "r.npy", response_axes=["stimulus", "neuroid", "repetition"])
-    assert_refused(params, "r.npy", "1 of 24", "'neuroid-002'", "'im4'", "at least one")
+    assert_refused(params, "r.npy", "1 of 24", "'neuroid-002@", "'im4'", "at least one")
 
 
 def test_responses_digest_follows_one_response(params: dict, responses: np.ndarray) -> None:
@@ -185,7 +185,7 @@ def test_numeric_ids_keep_their_leading_zeros(params: dict, folder: Path, tmp_pa
         ("stimulus_id,u1\nim0,1\nim0,2\n", ["stimulus_id", "more than once", "'im0'"]),
         ("image,u1\nim0,1\n", ["no column stimulus_id", "image"]),
         ("stimulus_id,u1,u1\nim0,1,2\n", ["column", "more than once", "'u1'"]),
-        ("", ["no column stimulus_id"]),
+        ("", ["not a readable table"]),
     ],
 )
 def test_response_tables_that_do_not_fit(params: dict, tmp_path: Path, text, words) -> None:
@@ -197,13 +197,13 @@ def test_empty_and_textual_cells(params: dict, tmp_path: Path) -> None:
     path = table(tmp_path / "r.csv", stimulus_id=list(IDS), u1=[1, 2, 3, None, 5, 6])
     assert_refused({**params, "responses": path}, "r.csv", "'u1'", "'im3'")
     path = table(tmp_path / "r.csv", stimulus_id=list(IDS), u1=[1, 2, "high", 4, 5, 6])
-    assert_refused({**params, "responses": path}, "not numbers", "u1")
+    assert_refused({**params, "responses": path}, "not of numbers", "'u1'", "'high' for 'im2'")
 
 
 def test_parquet_length_is_known_beforehand(params: dict, tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     pd.DataFrame({"stimulus_id": IDS[:4], "u1": range(4)}).to_parquet(path)
-    assert_refused_by_both({**params, "responses": path}, "4 stimuli", "6 images")
+    assert_refused_by_both({**params, "responses": path}, "4 rows", "6 images", "'im4'")
 
 
 def test_neuroid_table_of_an_array(params: dict, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_neuroid_tables_that_do_not_fit(params: dict, tmp_path: Path, ids, words
 def test_neuroid_table_that_names_other_columns(params: dict, tmp_path: Path) -> None:
     params["responses"] = table(tmp_path / "r.csv", stimulus_id=list(IDS), u1=list(range(6)))
     path = table(tmp_path / "n.csv", neuroid_id=["u2"])
-    assert_refused_by_both({**params, "neuroid_table": path}, "'u1'", "'u2'", "differ")
+    assert_refused_by_both({**params, "neuroid_table": path}, "no column", "'u1'", "'u2'")
 
 
 # ---- a real recording

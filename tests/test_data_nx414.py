@@ -208,7 +208,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
 def test_nan_spike_names_neuron_and_stimulus(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["spikes_val"][1, 3] = np.nan
-    with pytest.raises(DataError, match="'IT-003' to stimulus 'val-00001'"):
+    with pytest.raises(DataError, match="'IT-003@.*' to stimulus 'val-00001'"):
         load("nx414", path=path)
 
 

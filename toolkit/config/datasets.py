@@ -159,8 +159,15 @@ class FilesDataset(Section):
     name: str = Field(description="Name in the results.")
     images: FilePath = Field(description="Folder, .zip, or a table with a column of file names.")
     responses: FilePath = Field(description=".npy, .npz, .csv, .parquet or .zarr.")
-    response_axes: tuple[Literal["stimulus", "neuroid", "repetition"], ...] = Field(
-        default=("stimulus", "neuroid"), description="What each axis of the response array is."
+    response_axes: tuple[Literal["stimulus", "neuroid", "repetition"], ...] | None = Field(
+        default=None,
+        description="What each axis of the response array is; stimulus, neuroid if left out.",
+    )
+    neuroid_columns: Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)] | (
+        None
+    ) = Field(
+        default=None,
+        description="Columns of a response table that are neuroids: names, or patterns like u*.",
     )
     stimulus_table: FilePath | None = Field(
         default=None,

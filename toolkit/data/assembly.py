@@ -11,6 +11,7 @@ import numpy as np
 
 from toolkit.data.dataset import shortened
 from toolkit.data.errors import DataError, MissingDataError
+from toolkit.data.hdf5 import as_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -157,11 +158,12 @@ def _open(path: Path) -> xr.Dataset:
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file")
     try:
-        return xr.open_dataset(path, engine="h5netcdf", cache=False)
+        # Nothing in an assembly is a time, but xarray may take what has the unit "ms" for one.
+        return xr.open_dataset(path, engine="h5netcdf", cache=False, decode_times=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable NetCDF-4 file ({error})") from error
 
 
 def _texts(values: Sequence[object] | np.ndarray) -> np.ndarray:
-    texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+    texts = [as_text(v) if isinstance(v, bytes) else str(v) for v in values]
     return np.array(texts, dtype=object)

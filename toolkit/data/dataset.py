@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -66,7 +66,7 @@ class NeuralDataset:
         float32 or float64 (n_stimuli, n_neuroids, n_repetitions), NaN = not presented; None when
         the source holds averages only.
     neuroid_ids
-        One unique id per neuron or site.
+        One unique id per neuron or site; see :func:`positional_ids` where the source names none.
     regions
         One brain area per neuroid.
     object_names, category_names
@@ -133,7 +133,7 @@ class NeuralDataset:
         """SHA-256 (hexadecimal) over all that a score depends on, except the images.
 
         Covers responses, repetitions, neuroid ids, regions, labels and splits; not the name, nor
-        what only describes the data.
+        what only describes the data. Equal values give equal digests, whatever their types.
         """
         header = {
             "neuroid_ids": self.neuroid_ids,
@@ -147,9 +147,9 @@ class NeuralDataset:
             if array is None:
                 sha.update(b"none")
                 continue
-            sha.update(f"{array.dtype.str}{array.shape}".encode())
+            sha.update(f"{array.shape}".encode())
             for row in array:
-                sha.update(np.ascontiguousarray(row).data)
+                sha.update(_canonical(row).data)
         return sha.hexdigest()
 
     def _check_shapes(self, source: str) -> None:
@@ -190,6 +190,30 @@ class NeuralDataset:
                 f"{shortened(pairs)}; each neuron needs at least one finite response to each "
                 "image: remove those neurons or images, or write missing_responses: mask"
             )
+
+
+def positional_ids(names: Iterable[str], responses: np.ndarray) -> tuple[str, ...]:
+    """Ids of neuroids that are known by their position only: ``neuroid-000@5e1c0a92``.
+
+    What follows the @ is of the responses' content, so that a neuron is never taken for the one at
+    the same position of other data.
+
+    Parameters
+    ----------
+    names
+        What the positions are called.
+    responses
+        float64 (n_stimuli, n_neuroids).
+    """
+    sha = hashlib.sha256(f"{responses.shape}".encode())
+    for row in responses:
+        sha.update(_canonical(row).data)
+    return tuple(f"{name}@{sha.hexdigest()[:8]}" for name in names)
+
+
+def _canonical(values: np.ndarray) -> np.ndarray:
+    """The same bytes for equal values, whatever the type and layout they are kept in."""
+    return np.where(np.isnan(values), np.nan, values + 0.0).astype("<f8", order="C")
 
 
 def shortened(items: Sequence[object]) -> str:

@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.dataset import DatasetSize, NeuralDataset, check_unique, shortened
+from toolkit.data.dataset import (
+    DatasetSize,
+    NeuralDataset,
+    check_unique,
+    positional_ids,
+    shortened,
+)
 from toolkit.data.errors import DataError
 from toolkit.data.framing import framed_as
 from toolkit.data.images import ImageFiles, ImageSource, default_id, source_at
-from toolkit.data.responses import read_header, read_responses
+from toolkit.data.response_tables import ResponseTable
+from toolkit.data.responses import ResponseArray, Responses, open_responses
 from toolkit.data.tables import (
     TABLE_SUFFIXES,
     StimulusTable,
@@ -28,7 +35,8 @@ def load(
     name: str,
     images: str | Path,
     responses: str | Path,
-    response_axes: Sequence[str] = ("stimulus", "neuroid"),
+    response_axes: Sequence[str] | None = None,
+    neuroid_columns: Sequence[str] | None = None,
     region: str = "",
     stimulus_table: str | Path | None = None,
     neuroid_table: str | Path | None = None,
@@ -51,7 +59,12 @@ def load(
         ``stimulus_id`` (matched to the images) and one column per neuroid.
     response_axes
         What each axis of a response array is, in its order: ``stimulus``, ``neuroid`` and perhaps
-        ``repetition``. NaN in a repetition means not presented.
+        ``repetition``. NaN in a repetition means not presented. None means what the file calls its
+        axes, or stimulus, neuroid.
+    neuroid_columns
+        Names, or patterns such as ``unit_*``, of the columns of a response table that are neuroids.
+        None means those of the neuroid table, or a guess that ``notes`` tell; see
+        :func:`toolkit.data.response_tables.read_response_table`.
     region
         Brain area of every neuroid, unless the neuroid table has a column ``region``.
     stimulus_table
@@ -77,7 +90,8 @@ def load(
     Returns
     -------
     NeuralDataset
-        Stimulus ids are the table's, or the files' relative paths without suffix.
+        Stimulus ids are the table's, or the files' relative paths without suffix; neuroid ids those
+        of the neuroid table or the columns, or made from positions and the responses' content.
 
     Raises
     ------
@@ -88,24 +102,34 @@ def load(
         images=images,
         responses=responses,
         response_axes=response_axes,
+        neuroid_columns=neuroid_columns,
         region=region,
         stimulus_table=stimulus_table,
         neuroid_table=neuroid_table,
         image_order=image_order,
     )
     listing = found.images
-    averaged, repetitions = read_responses(Path(responses), response_axes, listing.ids)
+    stored = found.responses
+    read = stored.read() if isinstance(stored, ResponseArray) else stored
+    neuroid_ids, notes = found.neuroid_ids, read.notes
+    if found.are_positions:
+        neuroid_ids = positional_ids(neuroid_ids, read.averaged)
+        notes += (
+            f"{responses}: neurons have no names but their positions: {neuroid_ids[0]}, …; give a "
+            "neuroid_table to know them again in other files",
+        )
     return NeuralDataset(
         name=name,
         stimuli=framed_as(ImageFiles(listing.source, listing.names, listing.ids, framed), frame),
-        responses=averaged,
-        repetitions=repetitions,
-        neuroid_ids=found.neuroid_ids,
+        responses=read.averaged,
+        repetitions=read.repetitions,
+        neuroid_ids=neuroid_ids,
         regions=found.regions,
         object_names=listing.object_names,
         category_names=listing.category_names,
         splits=split_indices(listing.split_names),
         source=str(responses),
+        notes=notes,
         masks_missing=missing_responses == "mask",
     )
 
@@ -115,7 +139,8 @@ def size_of(
     name: str,
     images: str | Path,
     responses: str | Path,
-    response_axes: Sequence[str] = ("stimulus", "neuroid"),
+    response_axes: Sequence[str] | None = None,
+    neuroid_columns: Sequence[str] | None = None,
     region: str = "",
     stimulus_table: str | Path | None = None,
     neuroid_table: str | Path | None = None,
@@ -132,6 +157,7 @@ def size_of(
         images=images,
         responses=responses,
         response_axes=response_axes,
+        neuroid_columns=neuroid_columns,
         region=region,
         stimulus_table=stimulus_table,
         neuroid_table=neuroid_table,
@@ -160,7 +186,9 @@ class _Images:
 @dataclass(frozen=True)
 class _Found:
     images: _Images
+    responses: ResponseArray | Responses
     neuroid_ids: tuple[str, ...]
+    are_positions: bool
     regions: tuple[str, ...]
 
 
@@ -168,7 +196,8 @@ def _inspect(
     *,
     images: str | Path,
     responses: str | Path,
-    response_axes: Sequence[str],
+    response_axes: Sequence[str] | None,
+    neuroid_columns: Sequence[str] | None,
     region: str,
     stimulus_table: str | Path | None,
     neuroid_table: str | Path | None,
@@ -179,21 +208,47 @@ def _inspect(
         Path(images), None if stimulus_table is None else Path(stimulus_table), image_order
     )
     path = Path(responses)
-    header = read_header(path, response_axes)
-    if header.n_stimuli not in (None, len(listing.ids)):
-        raise DataError(
-            f"{path}: responses to {header.n_stimuli} stimuli, but {stimulus_table or images} "
-            f"gives {len(listing.ids)} images; the numbers must be equal (response_axes says which "
-            "axis of an array is which)"
-        )
-    neuroid_ids, regions = _neuroids(
-        path,
-        header.n_neuroids,
-        header.neuroid_ids,
-        None if neuroid_table is None else Path(neuroid_table),
-        region,
+    table = None if neuroid_table is None else Path(neuroid_table)
+    ids, regions = (None, None) if table is None else read_neuroid_table(table)
+    found = open_responses(path, response_axes, neuroid_columns, ids)
+    if isinstance(found, ResponseTable):
+        names, are_positions = found.columns, ids is None and found.is_numbered
+        values, notes = found.in_order_of(listing.ids)
+        responses_found: ResponseArray | Responses = Responses(values, None, found.notes + notes)
+    else:
+        names = ids or tuple(f"neuroid-{i:03d}" for i in range(found.n_neuroids))
+        are_positions = ids is None
+        _refuse_other_sizes(found, ids, len(listing.ids), stimulus_table or images, neuroid_table)
+        responses_found = found
+    if regions is not None and region:
+        raise DataError(f"{neuroid_table}: has a column region, so leave out region={region!r}")
+    region_of = dict(zip(ids or (), regions or (), strict=False))
+    return _Found(
+        images=listing,
+        responses=responses_found,
+        neuroid_ids=names,
+        are_positions=are_positions,
+        regions=tuple(region_of.get(name, region) for name in names),
     )
-    return _Found(listing, neuroid_ids, regions)
+
+
+def _refuse_other_sizes(
+    array: ResponseArray,
+    neuroid_ids: Sequence[str] | None,
+    n_images: int,
+    images: str | Path,
+    neuroid_table: str | Path | None,
+) -> None:
+    if array.n_stimuli != n_images:
+        raise DataError(
+            f"{array.path}: responses to {array.n_stimuli} stimuli, but {images} gives {n_images} "
+            "images; the numbers must be equal (response_axes says which axis of an array is which)"
+        )
+    if neuroid_ids is not None and len(neuroid_ids) != array.n_neuroids:
+        raise DataError(
+            f"{neuroid_table}: {len(neuroid_ids)} neuroids, but {array.path} has "
+            f"{array.n_neuroids}; the numbers must be equal"
+        )
 
 
 def _list_images(images: Path, table_path: Path | None, order: str | None) -> _Images:
@@ -263,34 +318,3 @@ def _sorted_by_name(listing: _Images) -> _Images:
         listing.source,
         **{key: column and tuple(column[i] for i in order) for key, column in columns.items()},
     )
-
-
-def _neuroids(
-    responses: Path,
-    n_neuroids: int,
-    columns: tuple[str, ...] | None,
-    table_path: Path | None,
-    region: str,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Id and region of each neuroid, in the order of the responses."""
-    default = columns or tuple(f"neuroid-{i:03d}" for i in range(n_neuroids))
-    if table_path is None:
-        return default, (region,) * n_neuroids
-    ids, regions = read_neuroid_table(table_path)
-    if len(ids) != n_neuroids:
-        raise DataError(
-            f"{table_path}: {len(ids)} neuroids, but {responses} has {n_neuroids}; "
-            "the numbers must be equal"
-        )
-    if columns is not None and set(ids) != set(columns):
-        differing = sorted(map(repr, set(ids) ^ set(columns)))
-        raise DataError(
-            f"{table_path}: neuroid ids differ from the columns of {responses}: "
-            f"{shortened(differing)}"
-        )
-    if regions is None:
-        return columns or ids, (region,) * n_neuroids
-    if region:
-        raise DataError(f"{table_path}: has a column region, so leave out region={region!r}")
-    region_of = dict(zip(ids, regions, strict=True))
-    return columns or ids, tuple(region_of[i] for i in columns or ids)

@@ -201,13 +201,14 @@ def _presentations(file: h5py.File, path: Path, n_images: int) -> Presentations:
         raise DataError(f"{path}: image {image.max()} was presented, but there are {n_images}")
     if np.any(np.diff(onset_s) < 0):
         raise DataError(f"{path}: presentations are not in the order of time")
-    position = file.get(f"{_PRESENTATIONS}/position")
+    key = f"{_PRESENTATIONS}/position"
+    position = require_dataset(file, path, key)[()] if key in file else np.zeros((len(image), 2))
     return Presentations(
         image=image,
         onset_s=onset_s,
         offset_s=columns["stop_time"],
         error_code=_error_codes(file, path, columns["trial_id"]),
-        position_deg=np.zeros((len(image), 2)) if position is None else position[()],
+        position_deg=position,
     )
 
 

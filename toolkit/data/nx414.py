@@ -11,9 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from toolkit.data.dataset import SPLIT_NAMES, DatasetSize, NeuralDataset
+from toolkit.data.dataset import SPLIT_NAMES, DatasetSize, NeuralDataset, positional_ids
 from toolkit.data.errors import DataError
-from toolkit.data.hdf5 import open_hdf5, texts
+from toolkit.data.hdf5 import open_hdf5, require_dataset, texts
 from toolkit.data.stimuli import PerProcess, Stimuli
 
 # Channel statistics with which the file's images were normalised (torchvision's ImageNet values).
@@ -31,7 +31,8 @@ def load(
     """Load the splits of ``IT_data.h5`` that have spikes, one after the other.
 
     The file has no repetitions and no categories (its 64 object names do not carry them), so
-    both are None. Stimulus ids are ``train-00012``, neuroid ids ``IT-007``.
+    both are None. Stimulus ids are ``train-00012``, neuroid ids ``IT-007@5e1c0a92``: sites have no
+    names in it, see :func:`toolkit.data.dataset.positional_ids`.
 
     Parameters
     ----------
@@ -50,16 +51,17 @@ def load(
     path = Path(path)
     sizes = _inspect(path, splits)
     with open_hdf5(path) as file:
-        responses = np.concatenate([file[f"spikes_{split}"][:] for split in splits])
+        spikes = [file[f"spikes_{split}"][:] for split in splits]
+        responses = np.concatenate(spikes).astype(np.float64)
         objects = [text for split in splits for text in texts(file[f"object_{split}"])]
     n_neuroids = responses.shape[1]
     bounds = np.cumsum([0, *sizes.values()])
     return NeuralDataset(
         name=name,
         stimuli=Nx414Stimuli(path, sizes),
-        responses=responses.astype(np.float64),
+        responses=responses,
         repetitions=None,
-        neuroid_ids=tuple(f"IT-{i:03d}" for i in range(n_neuroids)),
+        neuroid_ids=positional_ids((f"IT-{i:03d}" for i in range(n_neuroids)), responses),
         regions=("IT",) * n_neuroids,
         object_names=tuple(objects),
         category_names=None,
@@ -147,7 +149,7 @@ def _inspect_split(file: h5py.File, path: Path, split: str) -> int:
             f"{path}: no key {', '.join(missing)}, so split {split!r} cannot be loaded; "
             f"the file has {', '.join(sorted(file))}"
         )
-    shapes = {key: file[key].shape for key in keys}
+    shapes = {key: require_dataset(file, path, key).shape for key in keys}
     images, objects, spikes = shapes.values()
     if len(images) != 4 or images[1] != 3 or len(objects) != 1 or len(spikes) != 2:
         raise DataError(

@@ -2,116 +2,123 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from toolkit.data.dataset import check_unique, shortened
 from toolkit.data.errors import DataError, MissingDataError
-from toolkit.data.tables import TABLE_SUFFIXES, read_parquet
+from toolkit.data.response_tables import ResponseTable, read_response_table
+from toolkit.data.tables import TABLE_SUFFIXES
+from toolkit.data.zarr_arrays import only_key, stored_array
 
 _AXES = ("stimulus", "neuroid", "repetition")
 _ARRAY_SUFFIXES = (".npy", ".npz", ".zarr")
-_ID_COLUMN = "stimulus_id"
-_ARCHIVE_KEY = "responses"
-_PANDAS_INDEX = "__index_level_"  # how pandas calls a nameless index that it stores
 
 
 @dataclass(frozen=True)
-class ResponseHeader:
-    """What a response file says of itself before its values are read.
+class ResponseArray:
+    """An array of responses, before its values are read.
 
-    ``n_stimuli`` is None for a CSV file, whose length only reading tells; ``neuroid_ids`` is None
-    for arrays, which name nothing.
+    Parameters
+    ----------
+    path
+        The file.
+    axes
+        What each axis is.
+    n_stimuli, n_neuroids
+        Its size.
     """
 
-    n_stimuli: int | None
+    path: Path
+    axes: tuple[str, ...]
+    n_stimuli: int
     n_neuroids: int
-    neuroid_ids: tuple[str, ...] | None
+
+    def read(self) -> Responses:
+        """Read the values; see :class:`Responses`.
+
+        Raises
+        ------
+        DataError
+            If they are not real numbers, or cannot be read.
+        """
+        values, notes = _read_array(self.path)
+        if values.dtype.kind not in "fiu":
+            raise DataError(f"{self.path}: values are {values.dtype}, expected real numbers")
+        if values.dtype.kind in "iu" and values.size:
+            notes += (
+                f"{self.path}: whole numbers from {values.min()} to {values.max()}; if one of them "
+                "means that there is no response, write NaN instead",
+            )
+        values = values.transpose([self.axes.index(axis) for axis in _AXES if axis in self.axes])
+        if values.ndim == 2:
+            return Responses(np.ascontiguousarray(values, dtype=np.float64), None, notes)
+        is_single = values.dtype.kind == "f" and values.dtype.itemsize == 4
+        repetitions = np.ascontiguousarray(values, np.float32 if is_single else np.float64)
+        return Responses(mean_over_repetitions(repetitions), repetitions, notes)
 
 
-def read_header(path: Path, axes: Sequence[str]) -> ResponseHeader:
-    """Shape of the responses at ``path``, without reading them.
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Responses as read.
+
+    Parameters
+    ----------
+    averaged
+        float64 (n_stimuli, n_neuroids), the mean over the repetitions that are not NaN.
+    repetitions
+        float32 or float64 (n_stimuli, n_neuroids, n_repetitions), or None without that axis.
+    notes
+        What was taken for granted.
+    """
+
+    averaged: np.ndarray
+    repetitions: np.ndarray | None
+    notes: tuple[str, ...] = ()
+
+
+def open_responses(
+    path: Path,
+    axes: Sequence[str] | None,
+    neuroid_columns: Sequence[str] | None,
+    neuroid_ids: Sequence[str] | None,
+) -> ResponseArray | ResponseTable:
+    """Find out what responses there are: a table is read, of an array only the header.
 
     Parameters
     ----------
     path
         ``.npy``, ``.npz`` or ``.zarr`` (a single array, or one called ``responses``), ``.csv`` or
-        ``.parquet`` (column ``stimulus_id``, every other column a neuroid).
+        ``.parquet`` (column ``stimulus_id``, other columns neuroids).
     axes
         What each axis of an array is: ``stimulus``, ``neuroid`` and perhaps ``repetition``, in
-        the array's order. Tables have theirs fixed.
+        the array's order; None for stimulus, neuroid. Tables have theirs fixed.
+    neuroid_columns
+        Names or patterns of a table's columns that are neuroids.
+    neuroid_ids
+        Ids of the neuroid table, if there is one.
 
     Raises
     ------
     DataError
-        If the file is missing, unreadable, of another kind, or not of the declared axes.
+        If the file is missing, unreadable, of another kind, not of the declared axes, or it is not
+        clear which axis or column is which.
     """
     if not path.exists():
         raise MissingDataError(f"{path}: no such file")
     if path.suffix.lower() in TABLE_SUFFIXES:
-        columns, n_rows = _table_header(path)
-        if _ID_COLUMN not in columns:
-            raise DataError(f"{path}: no column {_ID_COLUMN}; it has {shortened(columns)}")
-        check_unique(columns, "column", path)
-        neuroid_ids = tuple(column for column in columns if column != _ID_COLUMN)
-        return ResponseHeader(n_rows, len(neuroid_ids), neuroid_ids)
-    _check_axes(path, axes)
-    shape = _array_shape(path)
-    if len(shape) != len(axes):
-        raise DataError(
-            f"{path}: shape {shape} has {len(shape)} axes, but response_axes names {len(axes)}: "
-            f"{', '.join(axes)}"
-        )
+        return read_response_table(path, neuroid_columns, neuroid_ids)
+    if neuroid_columns is not None:
+        raise DataError(f"{path}: has no columns with names, so leave out neuroid_columns")
+    shape, names = _array_shape(path)
+    axes = _checked_axes(path, axes, shape, names)
     sizes = dict(zip(axes, shape, strict=True))
-    return ResponseHeader(sizes["stimulus"], sizes["neuroid"], None)
-
-
-def read_responses(
-    path: Path, axes: Sequence[str], stimulus_ids: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read responses in the order of ``stimulus_ids``.
-
-    Parameters
-    ----------
-    path, axes
-        As for :func:`read_header`, which is to be called first for its checks.
-    stimulus_ids
-        The images; a table's rows are matched to them by id, an array is taken to follow them.
-
-    Returns
-    -------
-    responses
-        float64 (n_stimuli, n_neuroids), the mean over the repetitions that are not NaN.
-    repetitions
-        float32 or float64 (n_stimuli, n_neuroids, n_repetitions), or None without that axis.
-
-    Raises
-    ------
-    DataError
-        If values are not real numbers, or a table's ids are not those of the images.
-    """
-    if path.suffix.lower() in TABLE_SUFFIXES:
-        return _table_values(path, stimulus_ids), None
-    values = _read_array(path)
-    if values.dtype.kind not in "fiu":
-        raise DataError(f"{path}: values are {values.dtype}, expected real numbers")
-    values = values.transpose([axes.index(axis) for axis in _AXES if axis in axes])
-    if values.ndim == 2:
-        return np.ascontiguousarray(values, dtype=np.float64), None
-    dtype = np.float32 if values.dtype == np.float32 else np.float64
-    repetitions = np.ascontiguousarray(values, dtype=dtype)
-    return mean_over_repetitions(repetitions), repetitions
+    return ResponseArray(path, axes, sizes["stimulus"], sizes["neuroid"])
 
 
 def mean_over_repetitions(repetitions: np.ndarray) -> np.ndarray:
@@ -134,43 +141,69 @@ def mean_over_repetitions(repetitions: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _check_axes(path: Path, axes: Sequence[str]) -> None:
+def _checked_axes(
+    path: Path,
+    given: Sequence[str] | None,
+    shape: tuple[int, ...],
+    names: tuple[str, ...] | None,
+) -> tuple[str, ...]:
+    """What each axis is, by what was declared and what the file calls them."""
+    names = names if names and set(names) <= set(_AXES) else None
+    axes = tuple(given or names or _AXES[:2])
     if len(set(axes)) != len(axes) or not {"stimulus", "neuroid"} <= set(axes) <= set(_AXES):
         raise DataError(
             f"{path}: response_axes is {list(axes)}; it must name stimulus and neuroid, and "
             "repetition if there is one, each once, in the order of the array's axes"
         )
+    if len(shape) != len(axes):
+        raise DataError(
+            f"{path}: shape {shape} has {len(shape)} axes, but response_axes names {len(axes)}: "
+            f"{', '.join(axes)}"
+        )
+    if names and axes != names:
+        raise DataError(
+            f"{path}: response_axes is [{', '.join(axes)}], but the file calls its axes "
+            f"{', '.join(names)}"
+        )
+    if not (given or names) and shape[0] == shape[1]:
+        raise DataError(
+            f"{path}: shape {shape} does not tell images from neurons; write response_axes: "
+            "[stimulus, neuroid] or [neuroid, stimulus]"
+        )
+    return axes
 
 
-def _array_shape(path: Path) -> tuple[int, ...]:
+def _array_shape(path: Path) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
+    """Shape of an array, and what the file calls its axes."""
     match path.suffix.lower():
         case ".npy":
             with _numpy_errors(path):
-                return np.load(path, mmap_mode="r", allow_pickle=False).shape
+                return np.load(path, mmap_mode="r", allow_pickle=False).shape, None
         case ".npz":
-            return _npz_shape(path)
+            return _npz_shape(path), None
         case ".zarr":
-            return _open_zarr(path).shape
+            found = stored_array(path)
+            return found.shape, found.dimensions
     raise DataError(
         f"{path}: responses must be one of {', '.join(_ARRAY_SUFFIXES)}, "
         f"{', '.join(sorted(TABLE_SUFFIXES))}"
     )
 
 
-def _read_array(path: Path) -> np.ndarray:
+def _read_array(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     match path.suffix.lower():
         case ".npz":
             with _numpy_errors(path), np.load(path, allow_pickle=False) as archive:
-                return archive[_only_key(path, archive.files)]
+                return archive[only_key(path, archive.files)], ()
         case ".zarr":
-            return np.asarray(_open_zarr(path)[...])
+            return stored_array(path).read()
     with _numpy_errors(path):
-        return np.load(path, allow_pickle=False)
+        return np.load(path, allow_pickle=False), ()
 
 
 def _npz_shape(path: Path) -> tuple[int, ...]:
     with _numpy_errors(path), zipfile.ZipFile(path) as archive:
-        key = _only_key(path, [name.removesuffix(".npy") for name in archive.namelist()])
+        key = only_key(path, [name.removesuffix(".npy") for name in archive.namelist()])
         with archive.open(f"{key}.npy") as member:
             version = np.lib.format.read_magic(member)
             read = (
@@ -188,72 +221,5 @@ def _numpy_errors(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable NumPy file of numbers ({error})") from error
-
-
-def _open_zarr(path: Path) -> Any:
-    import zarr
-
-    try:
-        node = zarr.open(path, mode="r")
-    except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"{path}: not a readable zarr store ({error})") from error
-    if isinstance(node, zarr.Group):
-        return node[_only_key(path, sorted(node.array_keys()))]
-    return node
-
-
-def _only_key(path: Path, keys: Sequence[str]) -> str:
-    """Key of the responses among several arrays: the only one, or the one called so."""
-    if len(keys) == 1:
-        return keys[0]
-    if _ARCHIVE_KEY in keys:
-        return _ARCHIVE_KEY
-    raise DataError(f"{path}: has arrays {', '.join(keys)}; call the responses {_ARCHIVE_KEY!r}")
-
-
-def _table_header(path: Path) -> tuple[list[str], int | None]:
-    if path.suffix.lower() == ".csv":
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return next(csv.reader(file), []), None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not a readable CSV file ({error})") from error
-    try:
-        metadata = pq.read_metadata(path)
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a readable parquet file ({error})") from error
-    names = metadata.schema.to_arrow_schema().names
-    return [n for n in names if not n.startswith(_PANDAS_INDEX)], metadata.num_rows
-
-
-def _table_values(path: Path, stimulus_ids: tuple[str, ...]) -> np.ndarray:
-    frame = _read_table(path)
-    rows = frame.pop(_ID_COLUMN).astype(str).tolist()
-    check_unique(rows, _ID_COLUMN, path)
-    images, present = set(stimulus_ids), set(rows)
-    without_image = [repr(row) for row in rows if row not in images]
-    if without_image:
-        raise DataError(f"{path}: no image for {_ID_COLUMN} {shortened(without_image)}")
-    without_response = [repr(i) for i in stimulus_ids if i not in present]
-    if without_response:
-        raise DataError(
-            f"{path}: {len(rows)} rows for {len(stimulus_ids)} images; no row for "
-            f"{_ID_COLUMN} {shortened(without_response)}"
-        )
-    not_numbers = [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
-    if not_numbers:
-        raise DataError(f"{path}: columns that are not numbers: {shortened(not_numbers)}")
-    frame.index = pd.Index(rows)
-    return np.ascontiguousarray(frame.loc[list(stimulus_ids)].to_numpy(dtype=np.float64))
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    if path.suffix.lower() == ".parquet":
-        columns, _ = _table_header(path)
-        return read_parquet(path, columns)
-    try:
-        return pd.read_csv(path, converters={_ID_COLUMN: str}, encoding="utf-8-sig")
-    except ValueError as error:
-        raise DataError(f"{path}: not a readable CSV file ({error})") from error

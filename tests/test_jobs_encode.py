@@ -76,6 +76,40 @@ def test_every_byte_of_a_layer_is_read_once(
     assert read == {layer: 120 * n * 4 for layer, n in n_features.items()}
 
 
+TWO_DATASETS = [
+    "{kind: synthetic, name: synthetic-six, n_train: 90, n_val: 30, n_neuroids: 5, image_px: 32}",
+    "{kind: synthetic, name: synthetic-three, n_train: 90, n_val: 30, n_neuroids: 5, image_px: 32, "
+    "n_repetitions: 3}",
+]
+NOT_SCORES = ("seconds", "peak_memory_bytes", "created", "config_hash")
+
+
+def cells(folder: Path, *datasets: str) -> dict[str, tuple[dict[str, Any], str]]:
+    """Scores of each task of a run of its own, by label: of the summary, and of the neurons."""
+    folder.mkdir()
+    layer = "models.0.layers=[layer3]"
+    run = planned(folder, f"dataset=[{', '.join(datasets)}]", layer, "features=average")
+    tasks = [task for task in run.tasks() if task.kind == "encode"]
+    run_tasks(str(run.path), [task.id for task in tasks], 1)
+    found = {}
+    for task in tasks:
+        neurons, summary = read_scores(run.result_path(task.id))
+        scores = {name: value for name, value in summary.items() if name not in NOT_SCORES}
+        found[task.label] = (scores, neurons.to_csv())
+    return found
+
+
+def test_data_sets_that_show_the_same_images_have_the_scores_they_have_alone(
+    tmp_path: Path,
+) -> None:
+    together = cells(tmp_path / "together", *TWO_DATASETS)
+    alone = [cells(tmp_path / str(i), dataset) for i, dataset in enumerate(TWO_DATASETS)]
+    assert together == alone[0] | alone[1]
+    assert len(together) == 2 * 8
+    r_means = [{scores["r_mean"] for scores, _ in one.values()} - {None} for one in alone]
+    assert len(r_means[0]) == 5 and not r_means[0] & r_means[1]
+
+
 def test_each_kind_of_read_out_reports_what_it_has(run: RunFolder) -> None:
     tasks = [task for task in run.tasks() if task.params.get("layer") == "layer3"]
     run_tasks(str(run.path), [task.id for task in tasks], 1)

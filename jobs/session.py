@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from toolkit.task import Task, json_digest
 if TYPE_CHECKING:
     import numpy as np
     import zarr
+    from numpy.typing import NDArray
 
     from toolkit.data import NeuralDataset
     from toolkit.encoding import LayerEncoder
@@ -49,7 +50,7 @@ class Session:
         self._dataset: tuple[str, NeuralDataset] | None = None
         self._encoder: tuple[tuple[str, str, str], LayerEncoder] | None = None
         self._statistics: tuple[tuple[str, str], LayerStatistics] | None = None
-        self._ceilings: tuple[str, np.ndarray] | None = None
+        self._ceilings: tuple[tuple[str | bytes, ...], np.ndarray] | None = None
         self._workers: str | None = None
         self._open = ExitStack()
 
@@ -93,17 +94,39 @@ class Session:
             )
         return dataset
 
-    def ceilings(self, dataset: NeuralDataset) -> np.ndarray:
-        """Split-half ceilings, (n_halvings, n_neuroids); NaN without repetitions."""
+    def ceilings(
+        self, dataset: NeuralDataset, tests: Sequence[NDArray[np.integer]] | None
+    ) -> np.ndarray:
+        """Split-half ceilings, (n_halvings, n_neuroids); NaN without repetitions.
+
+        Parameters
+        ----------
+        dataset
+            Whose.
+        tests
+            Sets of images, each of which is halved anew; None for all images at once.
+        """
         import numpy as np
 
-        from toolkit.metrics import split_half_ceiling
+        from toolkit.metrics import MetricError, split_half_ceiling
 
-        if dataset.repetitions is None or dataset.repetitions.shape[2] < 2:
-            return np.full((1, len(dataset.neuroid_ids)), np.nan)
-        key = dataset.responses_digest()
+        sets = [np.arange(len(dataset.stimuli))] if tests is None else tests
+        key: tuple[str | bytes, ...] = (
+            dataset.responses_digest(),
+            *(np.asarray(rows).tobytes() for rows in sets),
+        )
         if self._ceilings is None or self._ceilings[0] != key:
-            self._ceilings = (key, split_half_ceiling(dataset.repetitions))
+            none = np.full((1, len(dataset.neuroid_ids)), np.nan)
+
+            def halved(rows: NDArray[np.integer]) -> NDArray[np.float64]:
+                if dataset.repetitions is None:
+                    return none
+                try:
+                    return split_half_ceiling(dataset.repetitions[rows])
+                except MetricError:  # fewer than two presentations of these images
+                    return none
+
+            self._ceilings = (key, np.concatenate([halved(rows) for rows in sets]))
         return self._ceilings[1]
 
     def encoder(self, task: Task, dataset: NeuralDataset) -> LayerEncoder:

@@ -2,15 +2,21 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from jobs.encode import _neuron_table
 from jobs.run import run_tasks
 from toolkit.catalog import Catalog
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.config import load_config
+from toolkit.data import load
+from toolkit.encoding import LayerEncoder, Readout, outer_splits
 from toolkit.features.store import FeatureStore
+from toolkit.metrics import split_half_ceiling
 from toolkit.plan import make_plan
 from toolkit.results import read_scores
 
@@ -126,6 +132,61 @@ def test_each_kind_of_read_out_reports_what_it_has(run: RunFolder) -> None:
             assert 0 < summary["p_value"] <= 1
             assert summary["r_mean_sem"] >= 0
             assert summary["similarity"] is None
+
+
+@pytest.mark.parametrize("images", ["test", "all"])
+def test_the_ceiling_is_of_the_images_that_are_asked_for(tmp_path: Path, images: str) -> None:
+    run = planned(
+        tmp_path,
+        "readouts=[{kind: linear, n_components: 5}]",
+        "models.0.layers=[layer3]",
+        "features=average",
+        f"statistics.ceiling_images={images}",
+    )
+    (task,) = (task for task in run.tasks() if task.kind == "encode")
+    run_tasks(str(run.path), [task.id], 1)
+    neurons, summary = read_scores(run.result_path(task.id))
+    dataset = load(**task.options["dataset"])
+    splits = outer_splits(
+        task.params["protocol"], n_stimuli=120, splits={}, object_names=dataset.object_names
+    )
+    sets = [test for _, test in splits] if images == "test" else [np.arange(120)]
+    halvings = [split_half_ceiling(dataset.repetitions[rows]) for rows in sets]
+    assert summary["ceiling_images"] == images
+    expected = np.mean([np.median(ceiling, axis=1) for ceiling in halvings])
+    assert summary["ceiling_median"] == pytest.approx(expected, rel=1e-12)
+    of_neurons = np.mean(halvings, axis=(0, 1))
+    np.testing.assert_allclose(neurons["ceiling"], of_neurons, rtol=1e-12)
+    r_median = summary["r_median"]
+    assert summary["ceiled_median_2026"] == pytest.approx(r_median**2 / expected, rel=1e-12)
+
+
+def test_a_neuron_that_is_silent_in_one_of_ten_folds_keeps_nine() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 8))
+    responses = features[:, :3] + rng.normal(size=(60, 3))
+    responses[:6, 1] = 0.0
+    folds = [(np.setdiff1d(np.arange(60), fold), fold) for fold in np.split(np.arange(60), 10)]
+    centred = features - features.mean(axis=0)
+    scores = LayerEncoder(centred @ centred.T, responses).score(Readout("linear"), folds)
+    dataset = SimpleNamespace(neuroid_ids=("synthetic-0", "1", "2"), regions=("IT",) * 3)
+    table = _neuron_table(dataset, scores, np.full((1, 3), np.nan), is_ridge=False)  # type: ignore[arg-type]
+    assert table["n_splits_scored"].tolist() == [10, 9, 10]
+    for metric in ("ev", "r", "r2", "mse"):
+        assert table[metric][1] == pytest.approx(getattr(scores, metric)[1:, 1].mean())
+
+
+def test_one_split_has_no_standard_error(tmp_path: Path) -> None:
+    run = planned(
+        tmp_path,
+        "readouts=[{kind: ridge}]",
+        "models.0.layers=[layer3]",
+        "features=average",
+        "protocol={kind: fixed}",
+    )
+    (summary,) = encoded(run).values()
+    assert summary["r_mean_sem"] is None and summary["r_median_sem"] is None
+    assert 0 < summary["p_value"] <= 1
 
 
 REDUCED = (

@@ -137,6 +137,7 @@ def _synthetic_neurons(seed: int) -> pd.DataFrame:
             "region": "IT",
             "alpha": 10.0 ** random.integers(-3, 4, N_NEURONS),
             "alpha_at_edge": 0.0,
+            "n_splits_scored": 1,
             **{name: random.random(N_NEURONS) for name in ("ev", "r", "r2", "mse", "ceiling")},
         }
     )

@@ -74,10 +74,12 @@ def _predict(
         object_names=dataset.object_names,
     )
     scores, solver = _score(task, session, dataset, readout, splits)
-    ceilings = session.ceilings(dataset)
+    tested = [test for _, test in splits]
+    ceilings = session.ceilings(dataset, None if task.params["ceiling_images"] == "all" else tested)
     reduces = readout.n_components is not None or readout.kind == "pls"
     return _neuron_table(dataset, scores, ceilings, is_ridge=readout.kind == "ridge"), {
         **_over_splits(scores, ceilings, task.params.get("bootstrap", 0)),
+        "ceiling_images": ceiling_images(task, ceilings),
         "similarity": None,
         "solver": solver,
         "n_components": int(scores.n_components.min()) if reduces else None,
@@ -133,16 +135,18 @@ def _neuron_table(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    from toolkit.metrics import METRICS
+    from toolkit.metrics import METRICS, mean_over_splits
 
+    at_edge = np.where(np.isnan(scores.alpha), np.nan, scores.alpha_at_edge)
     return pd.DataFrame(
         {
             "neuron_id": dataset.neuroid_ids,
             "region": dataset.regions,
-            "alpha": np.median(scores.alpha, axis=0) if is_ridge else np.nan,
-            "alpha_at_edge": scores.alpha_at_edge.mean(axis=0) if is_ridge else np.nan,
-            **{name: getattr(scores, name).mean(axis=0) for name in METRICS},
-            "ceiling": ceilings.mean(axis=0),
+            "alpha": pd.DataFrame(scores.alpha).median() if is_ridge else np.nan,
+            "alpha_at_edge": mean_over_splits(at_edge) if is_ridge else np.nan,
+            **{name: mean_over_splits(getattr(scores, name)) for name in METRICS},
+            "n_splits_scored": np.isfinite(scores.r).sum(axis=0),
+            "ceiling": mean_over_splits(ceilings),
         }
     )
 
@@ -150,25 +154,30 @@ def _neuron_table(
 def _over_splits(scores: ReadoutScores, ceilings: np.ndarray, n_resamples: int) -> dict[str, Any]:
     """Aggregates whose order over neurons and splits matters, and their uncertainty."""
     from toolkit import metrics
-    from toolkit.metrics.uncertainty import bootstrap_interval, sem
+    from toolkit.metrics.uncertainty import bootstrap_interval
 
-    r_of_splits = np.array([np.nanmean(r) if np.isfinite(r).any() else np.nan for r in scores.r])
     r = metrics.summarise(scores.r)
     low, high = np.nan, np.nan
     if n_resamples:
-        low, high = bootstrap_interval(scores.r, statistic="mean", n_resamples=n_resamples)
+        r_of_neurons = metrics.mean_over_splits(scores.r)
+        low, high = bootstrap_interval(r_of_neurons, statistic="mean", n_resamples=n_resamples)
     return {
         "ev_median": metrics.median_over_neurons(scores.ev),
         "r_median": r.median,
         "r_median_sem": r.median_sem,
-        "r_mean_sem": sem(r_of_splits),
+        "r_mean_sem": metrics.sem(metrics.mean_over_neurons(scores.r)),
         "r_mean_low": low,
         "r_mean_high": high,
-        "p_value": float(np.median(scores.p_value)),
+        "p_value": scores.p_value,
         "ceiling_median": metrics.median_over_neurons(ceilings),
         "ceiled_median_2026": metrics.ceiled_2026(scores.r, ceilings),
         "ceiled_median_2018": metrics.ceiled_2018(scores.r, ceilings),
     }
+
+
+def ceiling_images(task: Task, ceilings: np.ndarray) -> str | None:
+    """Which images the ceilings are of, where there are any."""
+    return task.params["ceiling_images"] if np.isfinite(ceilings).any() else None
 
 
 def _similarity(
@@ -189,6 +198,7 @@ def _similarity(
     no_neurons = pd.DataFrame({name: [] for name in names(SCORE_COLUMNS)})
     return no_neurons, {
         **dict.fromkeys(names(UNCERTAINTY_COLUMNS)),
+        "ceiling_images": None,
         "similarity": similarity,
         "solver": "gram",
         "n_components": None,

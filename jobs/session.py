@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from toolkit.task import Task, json_digest
 if TYPE_CHECKING:
     import numpy as np
     import zarr
+    from numpy.typing import NDArray
 
     from toolkit.data import NeuralDataset
     from toolkit.encoding import LayerEncoder
@@ -47,9 +48,9 @@ class Session:
         self.run = run
         self.n_cpus = n_cpus
         self._dataset: tuple[str, NeuralDataset] | None = None
-        self._encoder: tuple[tuple[str, str], LayerEncoder] | None = None
+        self._encoder: tuple[tuple[str, str, str], LayerEncoder] | None = None
         self._statistics: tuple[tuple[str, str], LayerStatistics] | None = None
-        self._ceilings: tuple[str, np.ndarray] | None = None
+        self._ceilings: tuple[tuple[str | bytes, ...], np.ndarray] | None = None
         self._workers: str | None = None
         self._open = ExitStack()
 
@@ -93,24 +94,46 @@ class Session:
             )
         return dataset
 
-    def ceilings(self, dataset: NeuralDataset) -> np.ndarray:
-        """Split-half ceilings, (n_halvings, n_neuroids); NaN without repetitions."""
+    def ceilings(
+        self, dataset: NeuralDataset, tests: Sequence[NDArray[np.integer]] | None
+    ) -> np.ndarray:
+        """Split-half ceilings, (n_halvings, n_neuroids); NaN without repetitions.
+
+        Parameters
+        ----------
+        dataset
+            Whose.
+        tests
+            Sets of images, each of which is halved anew; None for all images at once.
+        """
         import numpy as np
 
-        from toolkit.metrics import split_half_ceiling
+        from toolkit.metrics import MetricError, split_half_ceiling
 
-        if dataset.repetitions is None or dataset.repetitions.shape[2] < 2:
-            return np.full((1, len(dataset.neuroid_ids)), np.nan)
-        key = dataset.responses_digest()
+        sets = [np.arange(len(dataset.stimuli))] if tests is None else tests
+        key: tuple[str | bytes, ...] = (
+            dataset.responses_digest(),
+            *(np.asarray(rows).tobytes() for rows in sets),
+        )
         if self._ceilings is None or self._ceilings[0] != key:
-            self._ceilings = (key, split_half_ceiling(dataset.repetitions))
+            none = np.full((1, len(dataset.neuroid_ids)), np.nan)
+
+            def halved(rows: NDArray[np.integer]) -> NDArray[np.float64]:
+                if dataset.repetitions is None:
+                    return none
+                try:
+                    return split_half_ceiling(dataset.repetitions[rows])
+                except MetricError:  # fewer than two presentations of these images
+                    return none
+
+            self._ceilings = (key, np.concatenate([halved(rows) for rows in sets]))
         return self._ceilings[1]
 
     def encoder(self, task: Task, dataset: NeuralDataset) -> LayerEncoder:
-        """The read-outs of a layer share its Gram matrix and its eigenvectors."""
+        """The read-outs of a layer to the same neurons share its Gram matrix and eigenvectors."""
         from toolkit.encoding import LayerEncoder
 
-        key = _layer_of(task)
+        key = (*_layer_of(task), dataset.responses_digest())
         if self._encoder is None or self._encoder[0] != key:
             gram = self.statistics(task).gram
             self._encoder = (key, LayerEncoder(gram, dataset.responses, n_threads=self.n_cpus))

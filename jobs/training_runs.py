@@ -246,12 +246,13 @@ def _neuron_scores(
     import numpy as np
     import pandas as pd
 
+    from jobs.encode import ceiling_images
     from toolkit import metrics
     from toolkit.metrics.uncertainty import bootstrap_interval
     from toolkit.training import neuron_scores
 
     dataset = assignment.dataset
-    ceilings = session.ceilings(dataset)
+    ceilings = session.ceilings(dataset, None if task.params["ceiling_images"] == "all" else [test])
     scores = neuron_scores(dataset.responses[test], predicted)
     r = scores["r"][None]
     low = high = np.nan
@@ -264,12 +265,14 @@ def _neuron_scores(
             "alpha": np.nan,
             "alpha_at_edge": np.nan,
             **scores,
-            "ceiling": ceilings.mean(axis=0),
+            "n_splits_scored": np.isfinite(scores["r"]).astype(int),
+            "ceiling": metrics.mean_over_splits(ceilings),
         }
     )
     return neurons, {
         "r_mean_low": low,
         "r_mean_high": high,
+        "ceiling_images": ceiling_images(task, ceilings),
         "ceiling_median": metrics.median_over_neurons(ceilings),
         "ceiled_median_2026": metrics.ceiled_2026(r, ceilings),
         "ceiled_median_2018": metrics.ceiled_2018(r, ceilings),

@@ -155,6 +155,7 @@ def write_synthetic_tables(
                     "r": r,
                     "r2": r**2 - 0.02,
                     "mse": 1 - r**2,
+                    "n_splits_scored": 1,
                     "ceiling": ceiling,
                 }
             )

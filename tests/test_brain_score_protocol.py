@@ -105,7 +105,7 @@ def test_the_config_gives_what_the_definition_gives(folder: Path, tmp_path: Path
     [row] = results.to_dict("records")
     assert row["status"] == "done"
     for column, value in expected.items():
-        assert row[column] == pytest.approx(value, abs=1e-6), column
+        assert row[column] == pytest.approx(value, abs=1e-9), column
     assert row["r_median"] > 0.5
     assert row["readout"] == "pls25"
     assert row["region"] == "IT"

@@ -151,7 +151,8 @@ def test_what_is_wrong_in_a_worker_is_raised_here_with_its_class(tmp_path, proce
         stored_gram_matrix(tmp_path / "store", "layer", processes)
 
 
-def test_overflowing_products_are_refused(tmp_path, processes):
+def test_overflowing_products_are_refused(tmp_path, processes, monkeypatch):
+    monkeypatch.setattr("toolkit.encoding.gram._FLOAT64_MULTIPLICATIONS", 0)
     store = FeatureStore.create(
         tmp_path / "store",
         layers=[LayerInfo("layer", (100,), 0)],
@@ -166,7 +167,7 @@ def test_overflowing_products_are_refused(tmp_path, processes):
 
 def test_workers_that_are_too_small_are_refused_before_they_start(tmp_path, processes):
     synthetic_store(tmp_path / "store")
-    needed = 2 * 8 * 90**2 + 8 * 90 * 400 + 3 * 8 * 90**2
+    needed = 2 * 8 * 90**2 + 12 * 90 * 400 + 3 * 8 * 90**2
     enough = Compute(2, 1, int(needed / 0.6) + 1, processes.client)
     stored_gram_matrix(tmp_path / "store", "layer", enough)
     too_small = Compute(2, 1, int(needed / 0.6) - 1, processes.client)

@@ -10,6 +10,7 @@ import zarr
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from toolkit.encoding import FeaturesError, column_slices, double_centred, gram_matrix
+from toolkit.encoding.gram import product_dtype
 
 
 def synthetic_features(n=60, p=700, seed=0):
@@ -31,18 +32,35 @@ def assert_gram_close(ours, expected, tolerance):
     assert np.abs(ours - expected).max() <= tolerance * np.abs(expected).max()
 
 
+@pytest.fixture
+def float32_products(monkeypatch):
+    """As in layers whose float64 products would take too long."""
+    monkeypatch.setattr("toolkit.encoding.gram._FLOAT64_MULTIPLICATIONS", 0)
+
+
 @pytest.mark.parametrize("width", [1, 97, 700, 16_384])
 def test_gram_is_that_of_the_centred_features_whatever_the_blocks(width):
+    X = synthetic_features()
+    assert_gram_close(gram_of(X, width), reference_gram(X), 1e-14)
+
+
+@pytest.mark.parametrize("width", [1, 97, 700, 16_384])
+def test_products_of_a_large_layer_have_the_digits_of_float32(width, float32_products):
     X = synthetic_features()
     assert_gram_close(gram_of(X, width), reference_gram(X), 1e-6)
 
 
-def test_a_layer_narrower_than_its_images_is_multiplied_in_float64():
+def test_a_layer_narrower_than_its_images_is_multiplied_in_float64(float32_products):
     X = synthetic_features(n=90, p=50)
     assert_gram_close(gram_of(X, 16), reference_gram(X), 1e-14)
 
 
-def test_a_large_common_mean_costs_no_precision():
+def test_the_benchmark_of_brain_score_is_multiplied_in_float64_and_wide_layers_are_not():
+    assert product_dtype(3_200, 9_216) is np.float64  # AlexNet's features.12
+    assert product_dtype(2_880, 50_176) is np.float32
+
+
+def test_a_large_common_mean_costs_no_precision(float32_products):
     shifted = synthetic_features() + np.float32(1e4)
     assert_gram_close(gram_of(shifted), reference_gram(shifted), 1e-6)
     without_centring = shifted @ shifted.T
@@ -156,7 +174,7 @@ def test_infinities_that_cancel_are_found():
 
 
 @pytest.mark.parametrize("scale", [1e25, 1e36])
-def test_features_too_large_for_float32_products_are_refused(scale, recwarn):
+def test_features_too_large_for_float32_products_are_refused(scale, recwarn, float32_products):
     with pytest.raises(FeaturesError, match="overflow"):
         gram_of(synthetic_features() * np.float32(scale))
     assert not recwarn.list
@@ -185,9 +203,11 @@ def test_what_the_reader_raises_is_raised():
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 12345.678])
 @pytest.mark.parametrize("p", [40, 700])
-def test_a_constant_layer_has_a_gram_of_zeros(constant, p):
-    gram = gram_of(np.full((60, p), constant, dtype=np.float32))
-    np.testing.assert_array_equal(gram, 0)
+@pytest.mark.parametrize("most", [0, 2**37])
+def test_a_constant_layer_has_a_gram_of_zeros(constant, p, most, monkeypatch):
+    monkeypatch.setattr("toolkit.encoding.gram._FLOAT64_MULTIPLICATIONS", most)
+    products = gram_of(np.full((60, p), constant, dtype=np.float32))
+    np.testing.assert_array_equal(products, 0)
 
 
 def test_a_feature_store_is_read_by_its_own_blocks(tmp_path):

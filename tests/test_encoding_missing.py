@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.cross_decomposition import PLSRegression
 
 from toolkit.encoding import LayerEncoder, Readout, ReadoutError
@@ -87,5 +88,59 @@ def test_p_values_tell_signal_from_noise() -> None:
     signal = encoder(features, responses).score(RIDGE, [(TRAIN, TEST)], n_permutations=200)
     noise = np.random.default_rng(1).normal(size=responses.shape)
     chance = encoder(features, noise).score(RIDGE, [(TRAIN, TEST)], n_permutations=200)
-    assert signal.p_value[0] == pytest.approx(1 / 201)
-    assert chance.p_value[0] > 0.05
+    assert signal.p_value == pytest.approx(1 / 201)
+    assert chance.p_value > 0.05
+
+
+FOLDS = [
+    (np.flatnonzero(np.arange(90) % 3 != k), np.flatnonzero(np.arange(90) % 3 == k))
+    for k in range(3)
+]
+
+
+@pytest.mark.parametrize("splits", [[(TRAIN, TEST)], FOLDS], ids=["one split", "three folds"])
+def test_the_p_value_is_of_all_neurons_whichever_images_each_misses(splits) -> None:
+    features, responses = synthetic()
+    responses[:, 5] = np.random.default_rng(1).normal(size=90)
+    responses[np.arange(6), np.arange(6)] = np.nan  # six groups of one neuron, the last untuned
+    scores = encoder(features, responses).score(RIDGE, splits, n_permutations=19)
+    assert scores.p_value == pytest.approx(1 / 20)
+
+
+READOUTS = {
+    "ridge": RIDGE,
+    "ridge-shared": Readout("ridge", 10, (1.0, 100.0, 1e4), alpha_per_neuron=False),
+    "linear": Readout("linear", 5),
+    "pls": Readout("pls", n_latent=2),
+    "pls-separate": Readout("pls", n_latent=2, pls_per_neuron=True),
+}
+
+
+@pytest.mark.parametrize("readout", READOUTS.values(), ids=READOUTS)
+def test_every_split_is_fitted_anew_to_shuffled_images(readout: Readout) -> None:
+    """Against shuffling by hand: the share of shuffles whose mean r is at or above."""
+    features, responses = synthetic(3)
+    responses = 0.05 * responses + np.random.default_rng(2).normal(size=responses.shape)
+
+    def mean_r(responses: np.ndarray) -> float:
+        return encoder(features, responses).score(readout, FOLDS).r.mean()
+
+    random = np.random.default_rng(0)
+    shuffled = [mean_r(responses[random.permutation(90)]) for _ in range(19)]
+    expected = (1 + np.sum(np.array(shuffled) >= mean_r(responses))) / 20
+    scores = encoder(features, responses).score(readout, FOLDS, n_permutations=19)
+    assert scores.p_value == pytest.approx(expected)
+
+
+def test_p_values_over_folds_are_uniform_under_the_null() -> None:
+    random = np.random.default_rng(3)
+    features = random.normal(size=(40, 12)) * np.arange(1, 13) ** -0.5
+    readout = Readout("ridge", alphas=(10.0,))
+    splits = [(np.flatnonzero(np.arange(40) % 2 != k), np.arange(k, 40, 2)) for k in range(2)]
+    p_values = []
+    for _ in range(200):
+        noise = random.normal(size=(40, 1)) + random.normal(size=(40, 4))
+        scores = encoder(features, noise).score(readout, splits, n_permutations=39)
+        p_values.append(scores.p_value)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.04)

@@ -2,15 +2,21 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from jobs.encode import _neuron_table
 from jobs.run import run_tasks
 from toolkit.catalog import Catalog
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.config import load_config
+from toolkit.data import load
+from toolkit.encoding import LayerEncoder, Readout, outer_splits
 from toolkit.features.store import FeatureStore
+from toolkit.metrics import split_half_ceiling
 from toolkit.plan import make_plan
 from toolkit.results import read_scores
 
@@ -76,6 +82,40 @@ def test_every_byte_of_a_layer_is_read_once(
     assert read == {layer: 120 * n * 4 for layer, n in n_features.items()}
 
 
+TWO_DATASETS = [
+    "{kind: synthetic, name: synthetic-six, n_train: 90, n_val: 30, n_neuroids: 5, image_px: 32}",
+    "{kind: synthetic, name: synthetic-three, n_train: 90, n_val: 30, n_neuroids: 5, image_px: 32, "
+    "n_repetitions: 3}",
+]
+NOT_SCORES = ("seconds", "peak_memory_bytes", "created", "config_hash")
+
+
+def cells(folder: Path, *datasets: str) -> dict[str, tuple[dict[str, Any], str]]:
+    """Scores of each task of a run of its own, by label: of the summary, and of the neurons."""
+    folder.mkdir()
+    layer = "models.0.layers=[layer3]"
+    run = planned(folder, f"dataset=[{', '.join(datasets)}]", layer, "features=average")
+    tasks = [task for task in run.tasks() if task.kind == "encode"]
+    run_tasks(str(run.path), [task.id for task in tasks], 1)
+    found = {}
+    for task in tasks:
+        neurons, summary = read_scores(run.result_path(task.id))
+        scores = {name: value for name, value in summary.items() if name not in NOT_SCORES}
+        found[task.label] = (scores, neurons.to_csv())
+    return found
+
+
+def test_data_sets_that_show_the_same_images_have_the_scores_they_have_alone(
+    tmp_path: Path,
+) -> None:
+    together = cells(tmp_path / "together", *TWO_DATASETS)
+    alone = [cells(tmp_path / str(i), dataset) for i, dataset in enumerate(TWO_DATASETS)]
+    assert together == alone[0] | alone[1]
+    assert len(together) == 2 * 8
+    r_means = [{scores["r_mean"] for scores, _ in one.values()} - {None} for one in alone]
+    assert len(r_means[0]) == 5 and not r_means[0] & r_means[1]
+
+
 def test_each_kind_of_read_out_reports_what_it_has(run: RunFolder) -> None:
     tasks = [task for task in run.tasks() if task.params.get("layer") == "layer3"]
     run_tasks(str(run.path), [task.id for task in tasks], 1)
@@ -92,6 +132,61 @@ def test_each_kind_of_read_out_reports_what_it_has(run: RunFolder) -> None:
             assert 0 < summary["p_value"] <= 1
             assert summary["r_mean_sem"] >= 0
             assert summary["similarity"] is None
+
+
+@pytest.mark.parametrize("images", ["test", "all"])
+def test_the_ceiling_is_of_the_images_that_are_asked_for(tmp_path: Path, images: str) -> None:
+    run = planned(
+        tmp_path,
+        "readouts=[{kind: linear, n_components: 5}]",
+        "models.0.layers=[layer3]",
+        "features=average",
+        f"statistics.ceiling_images={images}",
+    )
+    (task,) = (task for task in run.tasks() if task.kind == "encode")
+    run_tasks(str(run.path), [task.id], 1)
+    neurons, summary = read_scores(run.result_path(task.id))
+    dataset = load(**task.options["dataset"])
+    splits = outer_splits(
+        task.params["protocol"], n_stimuli=120, splits={}, object_names=dataset.object_names
+    )
+    sets = [test for _, test in splits] if images == "test" else [np.arange(120)]
+    halvings = [split_half_ceiling(dataset.repetitions[rows]) for rows in sets]
+    assert summary["ceiling_images"] == images
+    expected = np.mean([np.median(ceiling, axis=1) for ceiling in halvings])
+    assert summary["ceiling_median"] == pytest.approx(expected, rel=1e-12)
+    of_neurons = np.mean(halvings, axis=(0, 1))
+    np.testing.assert_allclose(neurons["ceiling"], of_neurons, rtol=1e-12)
+    r_median = summary["r_median"]
+    assert summary["ceiled_median_2026"] == pytest.approx(r_median**2 / expected, rel=1e-12)
+
+
+def test_a_neuron_that_is_silent_in_one_of_ten_folds_keeps_nine() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 8))
+    responses = features[:, :3] + rng.normal(size=(60, 3))
+    responses[:6, 1] = 0.0
+    folds = [(np.setdiff1d(np.arange(60), fold), fold) for fold in np.split(np.arange(60), 10)]
+    centred = features - features.mean(axis=0)
+    scores = LayerEncoder(centred @ centred.T, responses).score(Readout("linear"), folds)
+    dataset = SimpleNamespace(neuroid_ids=("synthetic-0", "1", "2"), regions=("IT",) * 3)
+    table = _neuron_table(dataset, scores, np.full((1, 3), np.nan), is_ridge=False)  # type: ignore[arg-type]
+    assert table["n_splits_scored"].tolist() == [10, 9, 10]
+    for metric in ("ev", "r", "r2", "mse"):
+        assert table[metric][1] == pytest.approx(getattr(scores, metric)[1:, 1].mean())
+
+
+def test_one_split_has_no_standard_error(tmp_path: Path) -> None:
+    run = planned(
+        tmp_path,
+        "readouts=[{kind: ridge}]",
+        "models.0.layers=[layer3]",
+        "features=average",
+        "protocol={kind: fixed}",
+    )
+    (summary,) = encoded(run).values()
+    assert summary["r_mean_sem"] is None and summary["r_median_sem"] is None
+    assert 0 < summary["p_value"] <= 1
 
 
 REDUCED = (

@@ -5,7 +5,15 @@ import warnings
 import numpy as np
 import pytest
 
-from toolkit.metrics import MetricError, ceiled_2018, ceiled_2026, median_over_neurons, summarise
+from toolkit.metrics import (
+    MetricError,
+    ceiled_2018,
+    ceiled_2026,
+    mean_over_neurons,
+    mean_over_splits,
+    median_over_neurons,
+    summarise,
+)
 
 SCORES = np.array([[0.1, 0.2, 0.6, np.nan], [0.3, 0.4, 0.8, 0.5]])
 
@@ -25,6 +33,22 @@ def test_a_split_without_scores_gives_nan_and_no_warning():
         summary = summarise(np.full((2, 3), np.nan))
     assert np.isnan([summary.mean, summary.median, summary.median_sem]).all()
     assert summary.n_undefined == 3
+
+
+def test_a_neuron_that_is_silent_in_one_split_keeps_its_score_in_the_others():
+    scores = np.array([[0.2, np.nan, np.nan], [0.4, 0.5, np.nan]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(mean_over_splits(scores), [0.3, 0.5, np.nan], rtol=1e-15)
+        np.testing.assert_allclose(mean_over_neurons(scores), [0.2, 0.45], rtol=1e-15)
+
+
+def test_a_split_that_scores_no_neuron_is_left_out():
+    summary = summarise(np.vstack([SCORES, np.full(4, np.nan)]))
+    with_it = summarise(SCORES)
+    assert (summary.mean, summary.median) == (with_it.mean, with_it.median)
+    assert summary.median_sem == with_it.median_sem
+    assert np.isnan(summarise(SCORES[:1]).median_sem)
 
 
 def test_ceiled_scores_by_hand():

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from toolkit.metrics import MetricError, pearson_r, summarise
-from toolkit.metrics.uncertainty import bootstrap_interval, permutation_p_value, sem
+from toolkit.metrics import MetricError, pearson_r, pearson_r_pairwise, sem, summarise
+from toolkit.metrics.uncertainty import bootstrap_interval, permutation_p_value
 
 REDUCE = {"mean": np.mean, "median": np.median}
 
@@ -32,8 +32,12 @@ def test_sem_is_the_population_formula_and_that_of_the_summary():
     medians = np.median(scores, axis=1)
     assert sem(medians) == pytest.approx(stats.sem(medians, ddof=0), rel=1e-12)
     assert sem(medians) == pytest.approx(summarise(scores).median_sem, rel=1e-12)
-    assert sem([0.3]) == 0
-    assert np.isnan(sem([0.3, np.nan]))
+    assert sem([0.3, np.nan, 0.5]) == sem([0.3, 0.5])
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.3, np.nan], [np.nan, np.nan]])
+def test_a_single_split_says_nothing_of_its_error(values):
+    assert np.isnan(sem(values))
 
 
 @pytest.mark.parametrize("values", [[], [[0.1, 0.2]], 0.3])
@@ -192,6 +196,17 @@ def test_neurons_without_a_correlation_are_left_out():
         assert permutation_p_value(y, p) == expected
         assert np.isnan(permutation_p_value(y[:, :1], p[:, :1]))
         assert np.isnan(permutation_p_value(y[:1], p[:1]))
+
+
+def test_p_value_of_masked_neurons_is_over_all_of_them_on_the_images_that_they_have():
+    y, p = recorded(n_images=7, n_neurons=4, signal=0.4, seed=2)
+    y[1, 0], y[2:4, 1], y[5, 2] = np.nan, np.nan, np.nan
+    observed = pearson_r_pairwise(y, p).mean()
+    shuffled = [pearson_r_pairwise(y[list(o)], p).mean() for o in permutations(range(7))]
+    expected = np.mean(np.array(shuffled) >= observed - 1e-12)
+    assert 0 < expected < 1
+    ours = permutation_p_value(y, p, statistic="mean", n_permutations=5040)
+    assert ours == pytest.approx(expected, rel=1e-12)
 
 
 def test_p_value_is_the_same_for_the_same_seed_only():

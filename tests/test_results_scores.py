@@ -24,7 +24,10 @@ def synthetic_neurons(n_neurons: int, seed: int = 0) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     scores = {name: random.uniform(0.1, 0.9, n_neurons) for name in MEASURES}
     ids = [f"synthetic-{index}" for index in range(n_neurons)]
-    return pd.DataFrame({"neuron_id": ids, "region": ["IT"] * n_neurons, **scores})
+    return pd.DataFrame(
+        {"neuron_id": ids, "region": ["IT"] * n_neurons, "n_splits_scored": 1, **scores},
+        columns=names(SCORE_COLUMNS),
+    )
 
 
 def synthetic_summary(neurons: pd.DataFrame) -> dict:
@@ -32,6 +35,7 @@ def synthetic_summary(neurons: pd.DataFrame) -> dict:
         **summarise(neurons),
         "n_components": None,
         "solver": "gram",
+        "ceiling_images": None,
         "similarity": None,
         **dict.fromkeys(names(UNCERTAINTY_COLUMNS)),
         "n_train": 80,

@@ -34,7 +34,7 @@ RESULT_NAMES = [
     "alpha_median", "alpha_at_edge", "ev_mean", "ev_median", "r_mean", "r_median", "r2_mean",
     "mse_mean", "ceiling_median", "ceiled_median_2026", "ceiled_median_2018", "n_neurons",
     "n_neurons_scored", "r_mean_sem", "r_median_sem", "r_mean_low", "r_mean_high", "p_value",
-    "similarity", "n_train", "n_test", "n_splits", "seconds", "peak_memory_bytes",
+    "ceiling_images", "similarity", "n_train", "n_test", "n_splits", "seconds", "peak_memory_bytes",
     "device", "training", "step", "objective", "fold", "rung", "slot", "outcome", "trial",
     "recipe", "recipe_digest", "n_epochs", "best_epoch", "val_score", "accuracy", "error_class",
     "error_message", "config_hash", "git_sha", "versions", "created",
@@ -43,7 +43,7 @@ RESULT_NAMES = [
 # fmt: off
 NEURON_NAMES = [
     "task_id", "model", "library", "weights", "seed", "layer", "readout", "training", "neuron_id",
-    "region", "alpha", "ev", "r", "r2", "mse", "ceiling",
+    "region", "alpha", "ev", "r", "r2", "mse", "n_splits_scored", "ceiling",
 ]
 # fmt: on
 

@@ -199,11 +199,18 @@ class PcaConfig(Section):
 
 
 class StatisticsConfig(Section):
-    """How far the scores could be chance; off where it costs time."""
+    """How far the scores could be chance, and how reliable the responses are."""
 
     bootstrap: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Resamples of the neurons for r_mean's interval; 0 for none."
     )
     permutations: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Shuffles of the test images for the p-value; 0 for none."
+        default=0,
+        description="Shuffles for the p-value, 0 for none: of the test images, or with several "
+        "splits of all images, each of which is fitted anew.",
+    )
+    ceiling_images: Literal["test", "all"] = Field(
+        default="test",
+        description="Images that the ceiling is of: the test images of each split, as those of r, "
+        "or all images, as in Brain-Score.",
     )

@@ -29,7 +29,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin, rpc
 from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from toolkit.encoding.gram import Total, add_in_place, block_sums, finished, no_sum
+from toolkit.encoding.gram import Total, add_in_place, block_sums, finished, no_sum, product_dtype
 from toolkit.encoding.statistics import LayerStatistics
 from toolkit.features.store import FeatureStore
 
@@ -178,8 +178,8 @@ def stored_statistics(
     store = FeatureStore.open(path)
     blocks = store.column_blocks(layer, _BLOCK_BYTES) if columns is None else list(columns)
     n_rows, n_columns = store.n_stimuli, store.layer(layer).n_features
-    _require_memory(compute, n_rows, max(block.stop - block.start for block in blocks))
-    dtype = np.float64 if n_columns <= n_rows else np.float32
+    dtype = product_dtype(n_rows, n_columns)
+    _require_memory(compute, n_rows, max(block.stop - block.start for block in blocks), dtype)
     product_sum = dask.delayed(_product_sum)
     n_sums = min(MAX_PARTIAL_SUMS, len(blocks))
     sums = [
@@ -228,15 +228,15 @@ def _added(one: Total, other: Total) -> Total:
         return gram + more_gram, rows + more_rows if rows and more_rows else rows or more_rows
 
 
-def _require_memory(compute: Compute, n_rows: int, width: int) -> None:
+def _require_memory(compute: Compute, n_rows: int, width: int, dtype: DTypeLike) -> None:
     """Refuse workers that could not hold what :func:`stored_gram_matrix` has in memory at once.
 
-    A thread holds a sum, a product, and a block twice; a worker also two sums and their sum.
+    A thread holds a sum, a product, a block and a copy of it; a worker also two sums and their sum.
     """
     if compute.worker_memory_bytes is None:
         return
     square_bytes = 8 * n_rows**2
-    thread_bytes = 2 * square_bytes + 8 * n_rows * width
+    thread_bytes = 2 * square_bytes + (4 + np.dtype(dtype).itemsize) * n_rows * width
     needed_bytes = compute.threads_per_worker * thread_bytes + 3 * square_bytes
     usable_bytes = _USABLE_MEMORY * compute.worker_memory_bytes
     if needed_bytes > usable_bytes:

@@ -20,6 +20,11 @@ BLOCK_COLUMNS = 16_384
 # computed lets a worker go on while an earlier block is still being read.
 _PRODUCTS_PER_WORKER = 2
 
+# Multiplications of a product that float64 makes in one or two seconds more than float32. PLS whose
+# power iteration ends early needs its digits: where a step is as long as the tolerance, float32
+# takes one more or one less than scikit-learn, which moved the r of one split by 4e-5.
+_FLOAT64_MULTIPLICATIONS = 2**37
+
 
 def column_slices(n_columns: int, width: int = BLOCK_COLUMNS) -> list[slice]:
     """Consecutive slices of at most ``width`` that cover ``n_columns`` columns."""
@@ -41,8 +46,7 @@ def layer_statistics(
     ``columns`` whichever finishes first, and every product runs on one BLAS thread, so the result
     is bit-identical for any number of threads.
 
-    Products are float32, unless the layer has no more columns than rows: then its smallest
-    eigenvalues are not noise, float64 costs little, and products are float64.
+    Products are float64 or float32, see :func:`product_dtype`.
 
     Parameters
     ----------
@@ -56,8 +60,8 @@ def layer_statistics(
         Number of images.
     n_threads
         Cores that may be used; by default those this process may run on. Memory at any moment is
-        at most ``8 n_rows² + n_threads · (8 n_rows · width + 8 n_rows²)`` bytes beyond what
-        ``read`` uses itself: the sum, and per thread a block twice and two float32 products.
+        at most ``8 n_rows² + n_threads · (12 n_rows · width + 16 n_rows²)`` bytes beyond what
+        ``read`` uses itself: the sum, and per thread a block, a copy of it, and two products.
 
     Returns
     -------
@@ -73,7 +77,7 @@ def layer_statistics(
     if not columns:
         raise FeaturesError("the layer has no columns: give at least one slice of columns")
     n_columns = sum(block.stop - block.start for block in columns)
-    dtype = np.float64 if n_columns <= n_rows else np.float32
+    dtype = product_dtype(n_rows, n_columns)
     n_workers = min(n_threads, len(columns))
     window = _PRODUCTS_PER_WORKER * n_workers
 
@@ -86,6 +90,16 @@ def layer_statistics(
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_workers) as pool:
         gram, rows = dask.threaded.get(graph, ("sum", len(columns)), pool=pool)
     return finished(gram, rows)
+
+
+def product_dtype(n_rows: int, n_columns: int) -> type[np.float32 | np.float64]:
+    """What a layer of this size is multiplied in: float64 where it costs little, else float32.
+
+    That is for up to 2³⁷ multiplications, n_rows² · n_columns (3,200 images of 13,000 features),
+    and where there are no more columns than rows: there the smallest eigenvalues are not noise.
+    """
+    costs_little = n_rows**2 * n_columns <= _FLOAT64_MULTIPLICATIONS
+    return np.float64 if costs_little or n_columns <= n_rows else np.float32
 
 
 def finished(gram: NDArray[np.float64], rows: RowStatistics) -> LayerStatistics:
@@ -160,13 +174,14 @@ def block_sums(
             f"columns {block.start}:{block.stop} have shape {features.shape}, "
             f"not {(n_rows, width)}: every block needs all rows of its columns"
         )
-    features = features.astype(np.promote_types(features.dtype, dtype), copy=False)
+    features = features.astype(np.promote_types(features.dtype, dtype))
     with np.errstate(invalid="ignore", over="ignore"):
         mean = features.mean(axis=0, dtype=np.float64)
     if not np.isfinite(mean).all():
         raise FeaturesError(_where_not_finite(features, block))
     with np.errstate(invalid="ignore", over="ignore"):
-        centred = (features - mean.astype(features.dtype)).astype(dtype, copy=False)
+        features -= mean.astype(features.dtype)
+        centred = features.astype(dtype, copy=False)
         return centred @ centred.T, centred_statistics(centred, mean)
 
 

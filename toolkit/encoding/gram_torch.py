@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from toolkit.encoding.gram import BLOCK_COLUMNS, column_slices, finished
+from toolkit.encoding.gram import BLOCK_COLUMNS, column_slices, finished, product_dtype
 from toolkit.encoding.statistics import LayerStatistics, RowStatistics
 
 
@@ -15,8 +15,8 @@ def tensor_statistics(features: torch.Tensor) -> LayerStatistics:
     Parameters
     ----------
     features
-        (n, p), float32 or float16. Blocks of its columns are centred and multiplied in float32
-        (float64 where p ≤ n), and added up in float64.
+        (n, p), float32 or float16. Blocks of its columns are centred and multiplied in the
+        precision of :func:`~toolkit.encoding.gram.product_dtype`, and added up in float64.
 
     Raises
     ------
@@ -24,7 +24,8 @@ def tensor_statistics(features: torch.Tensor) -> LayerStatistics:
         If the products overflow.
     """
     n_rows, n_columns = features.shape
-    dtype = torch.float64 if n_columns <= n_rows else torch.float32
+    is_double = product_dtype(n_rows, n_columns) is np.float64
+    dtype = torch.float64 if is_double else torch.float32
     gram = torch.zeros((n_rows, n_rows), dtype=torch.float64, device=features.device)
     rows: RowStatistics | None = None
     for block in column_slices(n_columns, BLOCK_COLUMNS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,8 +23,8 @@ from toolkit.encoding.ridge import (
     ridge_weights,
     shared_alpha,
 )
-from toolkit.metrics import METRICS, is_constant
-from toolkit.metrics.uncertainty import permutation_p_value
+from toolkit.metrics import METRICS, is_constant, pearson_r_pairwise
+from toolkit.metrics.uncertainty import permutation_p_value, refitted_p_value
 
 ReadoutKind = Literal["ridge", "linear", "pls"]
 
@@ -34,6 +34,9 @@ _THREADS_FROM_N_STIMULI = 1_000
 
 # Brain-Score's protocol has ten splits; ten decompositions of 2,900 images are .7 GB.
 _DECOMPOSITIONS_KEPT = 10
+
+# Shuffled responses that are fitted side by side.
+_SHUFFLED_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,18 @@ class Readout:
         """
         return np.array(self.alphas) * (mean_square or 1.0 if self.alphas_relative else 1.0)
 
+    def n_shuffles_at_once(self, n_values: int) -> int:
+        """Shuffled copies of the responses, of that many values, that are fitted side by side.
+
+        1 where neurons are fitted together: those of one copy must not know of the next.
+        """
+        are_separate = {
+            "ridge": self.alpha_per_neuron or len(self.alphas) == 1,
+            "linear": True,
+            "pls": self.pls_per_neuron,
+        }
+        return max(1, _SHUFFLED_BYTES // (8 * n_values)) if are_separate[self.kind] else 1
+
 
 @dataclass(frozen=True)
 class ReadoutScores:
@@ -132,8 +147,9 @@ class ReadoutScores:
         (n_splits, n_neurons): the penalty is the first or last of a grid of several, so a better
         one may lie outside.
     p_value
-        (n_splits,): probability of a mean r at least this high if images were shuffled; NaN unless
-        permutations were asked for, over the neurons that miss no test image.
+        Probability of a mean r at least this high if images were shuffled, over the neurons that
+        have an r, each on the images it has, and over all splits; NaN unless permutations were
+        asked for.
     n_components
         Components used, the fewest of any neuron, (n_splits,) int.
     n_train, n_test
@@ -146,7 +162,7 @@ class ReadoutScores:
     mse: NDArray[np.float64]
     alpha: NDArray[np.float64]
     alpha_at_edge: NDArray[np.bool_]
-    p_value: NDArray[np.float64]
+    p_value: float
     n_components: NDArray[np.intp]
     n_train: NDArray[np.intp]
     n_test: NDArray[np.intp]
@@ -199,7 +215,6 @@ class LayerEncoder:
         self._responses = np.asarray(responses, dtype=np.float64)
         _check_gram(self._gram)
         _check_responses(self._responses, n_stimuli=len(self._gram))
-        self._groups = _neurons_of_same_images(self._responses)
         self._n_threads = n_threads if len(self._gram) >= _THREADS_FROM_N_STIMULI else 1
         self._components_of = lru_cache(_DECOMPOSITIONS_KEPT)(self._decompose)
 
@@ -215,7 +230,8 @@ class LayerEncoder:
         splits
             Pairs of (training, test) row numbers.
         n_permutations
-            Shuffles of the test images behind the p-value; 0 for none.
+            Shuffles behind the p-value, 0 for none: of the test images where there is one split,
+            else of all images, each of which is fitted anew.
 
         Raises
         ------
@@ -229,11 +245,14 @@ class LayerEncoder:
         if not splits:
             raise ProtocolError("there is no split to score: give at least one (train, test) pair")
         with threadpool_limits(self._n_threads, user_api="blas"):
-            per_split = [
-                self._score_split(readout, train, test, n_permutations) for train, test in splits
-            ]
+            fits = [self._fit(readout, train, test, self._responses) for train, test in splits]
+            p_value = self._p_value(readout, splits, fits, n_permutations)
+        rows = [self._scores_of(fit, test) for fit, (_, test) in zip(fits, splits, strict=True)]
         return ReadoutScores(
-            **{name: np.array([row[name] for row in per_split]) for name in per_split[0]}
+            **{name: np.array([row[name] for row in rows]) for name in rows[0]},
+            n_train=np.array([len(train) for train, _ in splits]),
+            n_test=np.array([len(test) for _, test in splits]),
+            p_value=p_value,
         )
 
     def components(self, train: NDArray[np.integer]) -> PrincipalComponents:
@@ -244,49 +263,86 @@ class LayerEncoder:
         train = np.frombuffer(train_bytes, dtype=np.intp)
         return principal_components(self._gram[np.ix_(train, train)])
 
-    def _score_split(
+    def _fit(
         self,
         readout: Readout,
         train: NDArray[np.integer],
         test: NDArray[np.integer],
-        n_permutations: int,
-    ) -> dict[str, Any]:
+        responses: NDArray[np.float64],
+    ) -> _Prediction:
+        """Predictions of all test images, NaN for neurons that have too few images."""
         check_split(train, test, len(self._gram))
         _check_enough_images(readout, len(train))
-        n_neurons = self._responses.shape[1]
-        row: dict[str, Any] = {name: np.full(n_neurons, np.nan) for name in (*METRICS, "alpha")}
-        row |= {"alpha_at_edge": np.zeros(n_neurons, dtype=bool), "p_value": np.nan}
+        n_neurons = responses.shape[1]
+        predicted = np.full((len(test), n_neurons), np.nan)
+        alpha, alpha_at_edge = np.full(n_neurons, np.nan), np.zeros(n_neurons, dtype=bool)
         n_components = []
-        for neurons, observed in self._groups:
-            seen, tested = train[observed[train]], test[observed[test]]
-            if len(seen) < _fewest_images(readout) or len(tested) < 2:
+        for neurons, observed in _neurons_of_same_images(responses):
+            seen = train[observed[train]]
+            if len(seen) < _fewest_images(readout) or observed[test].sum() < 2:
                 continue
-            prediction = self._predict(readout, seen, tested, neurons)
-            measured = self._responses[np.ix_(tested, neurons)]
-            for name, metric in METRICS.items():
-                row[name][neurons] = metric(measured, prediction.responses)
-            row["alpha"][neurons] = prediction.alpha
-            row["alpha_at_edge"][neurons] = prediction.alpha_at_edge
-            if n_permutations and len(tested) == len(test):
-                row["p_value"] = permutation_p_value(
-                    measured,
-                    prediction.responses,
-                    statistic="mean",
-                    n_permutations=n_permutations,
-                )
-            n_components.append(prediction.n_components)
-        row["n_components"] = min(n_components, default=0)
-        return row | {"n_train": len(train), "n_test": len(test)}
+            part = self._predict(readout, seen, test, responses[np.ix_(seen, neurons)])
+            predicted[:, neurons] = part.responses
+            alpha[neurons], alpha_at_edge[neurons] = part.alpha, part.alpha_at_edge
+            n_components.append(part.n_components)
+        return _Prediction(predicted, min(n_components, default=0), alpha, alpha_at_edge)
+
+    def _scores_of(self, fit: _Prediction, test: NDArray[np.integer]) -> dict[str, Any]:
+        """Scores of each neuron on the test images that it has."""
+        measured = self._responses[test]
+        row: dict[str, Any] = {name: np.full(measured.shape[1], np.nan) for name in METRICS}
+        for neurons, observed in _neurons_of_same_images(measured):
+            if observed.sum() >= 2:
+                at = np.ix_(observed, neurons)
+                for name, metric in METRICS.items():
+                    row[name][neurons] = metric(measured[at], fit.responses[at])
+        is_fitted = ~np.isnan(fit.responses).any(axis=0)
+        row |= {name: np.where(is_fitted, values, np.nan) for name, values in row.items()}
+        return row | {
+            "alpha": fit.alpha,
+            "alpha_at_edge": fit.alpha_at_edge,
+            "n_components": fit.n_components,
+        }
+
+    def _p_value(
+        self,
+        readout: Readout,
+        splits: Sequence[Split],
+        fits: Sequence[_Prediction],
+        n_permutations: int,
+    ) -> float:
+        if not n_permutations:
+            return float("nan")
+        if len(splits) == 1:
+            [(_, test)], [fit] = splits, fits
+            return permutation_p_value(
+                self._responses[test],
+                fit.responses,
+                statistic="mean",
+                n_permutations=n_permutations,
+            )
+
+        def r_of(split: Split, responses: NDArray[np.float64]) -> NDArray[np.float64]:
+            train, test = split
+            fit = self._fit(readout, train, test, responses)
+            return pearson_r_pairwise(responses[test], fit.responses)
+
+        return refitted_p_value(
+            self._responses,
+            [partial(r_of, split) for split in splits],
+            n_permutations=n_permutations,
+            n_at_once=readout.n_shuffles_at_once(self._responses.size),
+        )
 
     def _predict(
         self,
         readout: Readout,
         train: NDArray[np.integer],
         test: NDArray[np.integer],
-        neurons: NDArray[np.integer],
+        responses: NDArray[np.float64],
     ) -> _Prediction:
+        """Predictions of the test images from complete responses to the training images."""
         components = self.components(train).leading(readout.n_components)
-        responses = self._responses[np.ix_(train, neurons)]
         used, penalties = components.n_components, dict[str, Any]()
         if readout.kind == "pls":
             weights, n_latent = pls_weights(
@@ -311,6 +367,8 @@ def _neurons_of_same_images(
 ) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
     """Groups of neurons, and the images (n_stimuli,) for which each group has responses."""
     observed = ~np.isnan(responses)
+    if observed.all():
+        return [(np.arange(responses.shape[1]), observed[:, 0])]
     patterns, group = np.unique(observed, axis=1, return_inverse=True)
     return [
         (np.flatnonzero(group.ravel() == index), patterns[:, index])

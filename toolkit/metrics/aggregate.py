@@ -13,7 +13,7 @@ from toolkit.metrics.errors import MetricError
 
 @dataclass(frozen=True)
 class Summary:
-    """Aggregates of one score; neurons whose score is NaN are left out and counted.
+    """Aggregates of one score; scores that are NaN are left out, and their neurons counted.
 
     Attributes
     ----------
@@ -22,8 +22,7 @@ class Summary:
     median
         Median over neurons, then mean over splits (what Brain-Score gives).
     median_sem
-        Standard error of that mean over splits: population standard deviation of the splits'
-        medians over sqrt(n_splits), as Brain-Score computes it; 0 for a single split.
+        Standard error of that mean over splits, as :func:`sem`.
     n_neurons
         Neurons in all.
     n_undefined
@@ -53,9 +52,9 @@ def summarise(scores: ArrayLike) -> Summary:
     scores = _checked_scores(scores)
     medians = _over_neurons(np.median, scores)
     return Summary(
-        mean=float(_over_neurons(np.mean, scores).mean()),
-        median=float(medians.mean()),
-        median_sem=float(medians.std() / np.sqrt(len(medians))),
+        mean=float(mean_over_splits(_over_neurons(np.mean, scores))),
+        median=float(mean_over_splits(medians)),
+        median_sem=sem(medians),
         n_neurons=scores.shape[1],
         n_undefined=int(np.isnan(scores).any(axis=0).sum()),
     )
@@ -67,9 +66,61 @@ def median_over_neurons(scores: ArrayLike) -> float:
     Parameters
     ----------
     scores
-        (n_splits, n_neurons). NaN if a split scores no neuron.
+        (n_splits, n_neurons). A split that scores no neuron is left out; NaN if all are.
     """
-    return float(_over_neurons(np.median, _checked_scores(scores)).mean())
+    return float(mean_over_splits(_over_neurons(np.median, _checked_scores(scores))))
+
+
+def mean_over_neurons(scores: ArrayLike) -> NDArray[np.float64]:
+    """Mean of each split over the neurons that have a score in it, (n_splits,), or NaN.
+
+    Parameters
+    ----------
+    scores
+        (n_splits, n_neurons).
+    """
+    return _over_neurons(np.mean, _checked_scores(scores))
+
+
+def mean_over_splits(scores: ArrayLike) -> NDArray[np.float64]:
+    """Mean over the splits in which a score exists, NaN where there is none.
+
+    Parameters
+    ----------
+    scores
+        (n_splits, …): a neuron that is silent in one of ten test sets keeps its score in nine.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    defined = ~np.isnan(scores)
+    n_defined = defined.sum(axis=0)
+    return scores.sum(axis=0, where=defined) / np.where(n_defined == 0, np.nan, n_defined)
+
+
+def sem(values: ArrayLike) -> float:
+    """Standard error of the mean over splits, as Brain-Score computes it.
+
+    The population standard deviation over sqrt(n_splits). Splits share training images, so their
+    values are not independent, and this is below the error that new images would show.
+
+    Parameters
+    ----------
+    values
+        One value per split, (n_splits,); NaN where a split has none: it is left out.
+
+    Returns
+    -------
+    NaN where fewer than two splits have a value: a single one says nothing of its error.
+
+    Raises
+    ------
+    MetricError
+        If there is not one axis, or no split.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise MetricError(f"values have shape {values.shape}: give one per split, (n_splits,)")
+    defined = values[~np.isnan(values)]
+    return float(defined.std() / np.sqrt(len(defined))) if len(defined) > 1 else float("nan")
 
 
 def ceiled_2026(r: ArrayLike, ceiling: ArrayLike) -> float:

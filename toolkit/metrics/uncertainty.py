@@ -1,15 +1,16 @@
-"""How far a score could be chance: over splits, over neurons, over the pairing of images."""
+"""How far a score could be chance: over neurons, over the pairing of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from toolkit.metrics.aggregate import mean_over_neurons, mean_over_splits
 from toolkit.metrics.errors import MetricError
-from toolkit.metrics.regression import pearson_r
+from toolkit.metrics.regression import pearson_r_pairwise
 
 Statistic = Literal["mean", "median"]
 
@@ -18,34 +19,11 @@ _OVER_NEURONS: dict[str, Callable[..., NDArray[np.float64]]] = {
     "median": np.median,
 }
 
+# An r that a shuffle leaves as it is may differ by this much.
+_ROUNDING = 1e-12
+
 # Bytes of resampled values held at a time.
 _BATCH_BYTES = 64 * 2**20
-
-
-def sem(values: ArrayLike) -> float:
-    """Standard error of the mean over splits, as Brain-Score computes it.
-
-    The population standard deviation over sqrt(n_splits). Splits share training images, so their
-    values are not independent, and this is below the error that new images would show.
-
-    Parameters
-    ----------
-    values
-        One value per split, (n_splits,).
-
-    Returns
-    -------
-    0 for a single split; NaN if a value is NaN.
-
-    Raises
-    ------
-    MetricError
-        If there is not one axis, or no split.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0:
-        raise MetricError(f"values have shape {values.shape}: give one per split, (n_splits,)")
-    return float(values.std() / np.sqrt(len(values)))
 
 
 def bootstrap_interval(
@@ -126,6 +104,7 @@ def permutation_p_value(
 ) -> float:
     """Probability of a population's Pearson r at least this high if images were shuffled.
 
+    Of one split: its test images are shuffled, and what was fitted to the others stays as it is.
     The images of y are permuted, the same for all neurons, so that correlations between neurons
     stay as they are. With b of the n permutations at or above the observed statistic the p-value is
     (1 + b) / (1 + n): Phipson & Smyth (2010), doi:10.2202/1544-6115.1585. Where images are so few
@@ -133,8 +112,11 @@ def permutation_p_value(
 
     Parameters
     ----------
-    y, p
-        Measured and predicted responses of the test images of one split, (n_images, n_neurons).
+    y
+        Measured responses to the test images, (n_images, n_neurons); NaN where a neuron was not
+        recorded: its r is over the images that it has.
+    p
+        Predicted responses to all of them, of the same shape.
     statistic
         Over neurons; those whose r is NaN are left out.
     n_permutations
@@ -159,14 +141,26 @@ def permutation_p_value(
     y, p = np.asarray(y, dtype=np.float64), np.asarray(p, dtype=np.float64)
     if y.ndim != 2:
         raise MetricError(f"responses have shape {y.shape}: give (n_images, n_neurons)")
-    defined = ~np.isnan(pearson_r(y, p))
+    defined = ~np.isnan(pearson_r_pairwise(y, p))
     if not defined.any():
         return float("nan")
-    measured, predicted = stats.zscore(y[:, defined]), stats.zscore(p[:, defined])
+    y, p = y[:, defined], p[:, defined]
+    present = (~np.isnan(y)).astype(np.float64)
+    n_present = present.sum(axis=0)
+    measured = np.nan_to_num(y - np.nanmean(y, axis=0))
+    measured /= np.linalg.norm(measured, axis=0)
+    predicted = p - p.mean(axis=0)
+    predicted /= np.linalg.norm(predicted, axis=0)
 
     def population_r(order: NDArray[np.intp], axis: int) -> NDArray[np.float64]:
-        r = np.einsum("...im,im->...m", measured[order], predicted) / len(measured)
-        return over_neurons(r, axis=-1)
+        product = np.einsum("...im,im->...m", measured[order], predicted)
+        if (n_present == len(y)).all():
+            return over_neurons(product, axis=-1)
+        total, square = (
+            np.einsum("...im,im->...m", present[order], values)
+            for values in (predicted, np.square(predicted))
+        )
+        return over_neurons(product / np.sqrt(square - total**2 / n_present), axis=-1)
 
     return float(
         stats.permutation_test(
@@ -180,6 +174,63 @@ def permutation_p_value(
             random_state=np.random.default_rng(seed),
         ).pvalue
     )
+
+
+def refitted_p_value(
+    responses: NDArray[np.float64],
+    r_of_splits: Sequence[Callable[[NDArray[np.float64]], NDArray[np.float64]]],
+    *,
+    n_permutations: int,
+    n_at_once: int = 1,
+    seed: int = 0,
+) -> float:
+    """Probability of a mean r at least this high if images were shuffled before they were fitted.
+
+    For scores over several splits. What one split tests, another is fitted to, so under the null
+    hypothesis the r of splits are correlated, and shuffling test images alone would call chance
+    significant too often: of five folds the variance of the mean is twice of what it seems then. So
+    all images are permuted, the same for all neurons and splits, and every split is fitted anew.
+    The statistic is the mean over neurons of their mean r over the splits that they have; the
+    p-value is (1 + b) / (1 + n), as in :func:`permutation_p_value`.
+
+    Parameters
+    ----------
+    responses
+        To all images, (n_stimuli, n_neurons).
+    r_of_splits
+        For each split, what fits and tests responses (n_stimuli, n_columns), rows in any order:
+        the r of each column, (n_columns,), NaN where there is none.
+    n_permutations
+        n.
+    n_at_once
+        Permutations whose neurons are given side by side, as columns that do not know of each
+        other; 1 where neurons are fitted together.
+    seed
+        Of the permutations.
+
+    Returns
+    -------
+    NaN where no neuron has a score. A permutation under which none has one counts as one of b.
+    """
+    _check_count("n_permutations", n_permutations)
+    n_stimuli, n_neurons = responses.shape
+    random = np.random.default_rng(seed)
+    orders = [np.arange(n_stimuli)] + [random.permutation(n_stimuli) for _ in range(n_permutations)]
+    batches = [orders[i : i + n_at_once] for i in range(0, len(orders), n_at_once)]
+    r = [
+        np.concatenate(
+            [
+                r_of(np.concatenate([responses[order] for order in batch], axis=1))
+                for batch in batches
+            ]
+        ).reshape(len(orders), n_neurons)
+        for r_of in r_of_splits
+    ]
+    observed, *shuffled = mean_over_neurons(mean_over_splits(r))
+    if np.isnan(observed):
+        return float("nan")
+    n_below = np.count_nonzero(np.array(shuffled) < observed - _ROUNDING)
+    return (1 + n_permutations - n_below) / (1 + n_permutations)
 
 
 def _reduction(statistic: str) -> Callable[..., NDArray[np.float64]]:

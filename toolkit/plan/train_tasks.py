@@ -71,10 +71,11 @@ class _Setting:
 
     def scoring(self) -> dict[str, Any]:
         """What decides the scores beside the weights."""
-        bootstrap = self.config.statistics.bootstrap
+        statistics = self.config.statistics
         predict = self.variant.training.predict
         return {
-            **({"bootstrap": bootstrap} if bootstrap else {}),
+            "ceiling_images": statistics.ceiling_images,
+            **({"bootstrap": statistics.bootstrap} if statistics.bootstrap else {}),
             **({"predict": list(predict)} if predict else {}),
         }
 

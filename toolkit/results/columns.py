@@ -121,14 +121,28 @@ AGGREGATE_COLUMNS = (
         "Fraction (0 to 1) of neurons whose best alpha lies on an edge of the alpha grid, "
         "averaged over splits.",
     ),
-    Column("ev_mean", _FLOAT, "Mean over neurons of the explained variance 1 - Var(y - p)/Var(y)."),
+    Column(
+        "ev_mean",
+        _FLOAT,
+        "Mean over the neurons that have one of the explained variance 1 - Var(y - p)/Var(y); of "
+        "each neuron its mean over the splits in which it has one.",
+    ),
     Column(
         "ev_median",
         _FLOAT,
-        "Median over neurons, then mean over splits, of the explained variance.",
+        "Median over the neurons that have one, then mean over splits, of the explained variance.",
     ),
-    Column("r_mean", _FLOAT, "Mean over neurons of the Pearson correlation r."),
-    Column("r_median", _FLOAT, "Median over neurons, then mean over splits, of Pearson's r."),
+    Column(
+        "r_mean",
+        _FLOAT,
+        "Mean over the neurons that have one of the Pearson correlation r on the test images that "
+        "each has; of each neuron its mean over the splits in which it has one.",
+    ),
+    Column(
+        "r_median",
+        _FLOAT,
+        "Median over the neurons that have one, then mean over splits, of Pearson's r.",
+    ),
     Column("r2_mean", _FLOAT, "Mean over neurons of R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2."),
     Column(
         "mse_mean",
@@ -138,8 +152,9 @@ AGGREGATE_COLUMNS = (
     Column(
         "ceiling_median",
         _FLOAT,
-        "Median over neurons of the Spearman-Brown corrected split-half ceiling of r; "
-        "null without repetitions.",
+        "Median over neurons of the Spearman-Brown corrected split-half ceiling of r, mean over "
+        "halvings (of the test images of each split, or of all images: see ceiling_images); null "
+        "without repetitions.",
     ),
     Column(
         "ceiled_median_2026",
@@ -157,15 +172,24 @@ AGGREGATE_COLUMNS = (
 """What :func:`toolkit.results.summarise` computes from the neurons of one task."""
 
 UNCERTAINTY_COLUMNS = (
-    Column("r_mean_sem", _FLOAT, "Standard error over splits of r_mean (population SD / sqrt(n))."),
-    Column("r_median_sem", _FLOAT, "Standard error over splits of r_median, as in Brain-Score."),
+    Column(
+        "r_mean_sem",
+        _FLOAT,
+        "Standard error over splits of r_mean (population SD / sqrt(n)); null for a single split.",
+    ),
+    Column(
+        "r_median_sem",
+        _FLOAT,
+        "Standard error over splits of r_median, as in Brain-Score; null for a single split.",
+    ),
     Column("r_mean_low", _FLOAT, "Lower end of r_mean's 95 % bootstrap interval over neurons."),
     Column("r_mean_high", _FLOAT, "Upper end of r_mean's 95 % bootstrap interval over neurons."),
     Column(
         "p_value",
         _FLOAT,
-        "Probability of r_mean at least this high with shuffled images; median over splits; null "
-        "unless permutations were asked for.",
+        "Probability of r_mean, over the same neurons and all splits, at least this high with "
+        "shuffled images, (1 + b) / (1 + n) for b of n permutations at or above it: of the test "
+        "images, or with several splits of all images, fitted anew; null unless asked for.",
     ),
 )
 """How far the scores could be chance."""
@@ -176,6 +200,12 @@ _SIMILARITY = Column(
     "Agreement of the layer's and the neurons' dissimilarities, or CKA; null for other read-outs.",
 )
 _SOLVER = Column("solver", _TEXT, "How principal components were computed; null without features.")
+_CEILING_IMAGES = Column(
+    "ceiling_images",
+    _TEXT,
+    "Images that the ceilings are of: `test`, those of each split, as of r, or `all`; null without "
+    "repetitions.",
+)
 
 RUN_COLUMNS = (
     Column("n_train", _INT, "Number of training images per split (of the first split)."),
@@ -204,6 +234,7 @@ SUMMARY_COLUMNS = (
     _SOLVER,
     *AGGREGATE_COLUMNS,
     *UNCERTAINTY_COLUMNS,
+    _CEILING_IMAGES,
     _SIMILARITY,
     *RUN_COLUMNS,
     *PROVENANCE_COLUMNS,
@@ -223,6 +254,7 @@ RESULT_COLUMNS = (
     _SOLVER,
     *AGGREGATE_COLUMNS,
     *UNCERTAINTY_COLUMNS,
+    _CEILING_IMAGES,
     _SIMILARITY,
     *RUN_COLUMNS,
     *TRAINING_IDENTITY_COLUMNS,
@@ -239,15 +271,25 @@ _ALPHA = Column(
     "alpha", _FLOAT, "Chosen ridge penalty alpha, median over splits; null for other read-outs."
 )
 _NEURON_SCORES = (
-    Column("ev", _FLOAT, "Explained variance 1 - Var(y - p)/Var(y), mean over splits."),
-    Column("r", _FLOAT, "Pearson correlation of response and prediction, mean over splits."),
+    Column(
+        "ev",
+        _FLOAT,
+        "Explained variance 1 - Var(y - p)/Var(y), mean over the splits in which there is one.",
+    ),
+    Column(
+        "r",
+        _FLOAT,
+        "Pearson correlation of response and prediction, mean over the splits in which there is "
+        "one: not where response or prediction is constant.",
+    ),
     Column("r2", _FLOAT, "R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2, mean over splits."),
     Column("mse", _FLOAT, "Mean squared error in squared response units, mean over splits."),
+    Column("n_splits_scored", _INT, "Number of splits in which the neuron has an r."),
     Column(
         "ceiling",
         _FLOAT,
-        "Spearman-Brown corrected split-half ceiling of r, mean over halvings; "
-        "null without repetitions.",
+        "Spearman-Brown corrected split-half ceiling of r, mean over halvings (of the test images "
+        "of each split, or of all images: see ceiling_images); null without repetitions.",
     ),
 )
 

@@ -23,11 +23,12 @@ MAY_IMPORT = {
     "encoding": {"features", "metrics"},
     "training": {"atomic", "data", "metrics", "models"},
     "results": {"atomic", "cluster", "task"},
-    "catalog": {"atomic", "models", "task"},
+    "catalog": {"atomic", "download", "models", "task"},
     "plan": {
         "catalog",
         "config",
         "data",
+        "encoding",
         "features",
         "models",
         "task",

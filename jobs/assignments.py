@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from toolkit.data import NeuralDataset
     from toolkit.models.network_spec import NetworkSpec, TrunkSpec
-    from toolkit.training import Assignment, ImageBank, Recipe
+    from toolkit.training import Assignment, ImageBank, Recipe, Trained
 
 _OF_THIS_SWEEP = "trained:"
 
@@ -43,13 +45,15 @@ def assignment_of(
 
     dataset, spec = dataset_of(task, session), spec_of(task)
     train_rows, _ = rows_of(task, dataset)
+    start = _start(task, session)
     return Assignment(
         spec=spec,
         recipe=recipe or Recipe.from_plain(task.params["recipe"]),
         dataset=dataset,
         rows=train_rows,
         bank=bank_of(session, dataset, spec.trunk),
-        initial=_initial(task, session),
+        initial=_trunk_weights(start),
+        seen=() if start is None else start.images,
         pause_after=pause_after,
     )
 
@@ -77,7 +81,9 @@ def spec_of(task: Task) -> NetworkSpec:
 
     plain = task.params["network"]
     if plain["trunk"]["kind"] == "zoo":
-        plain = {**plain, "trunk": {**plain["trunk"], "weights": task.options["weights"]}}
+        trunk = plain["trunk"]
+        here = {"weights": task.options["weights"], "digest": trunk["weights"]}
+        plain = {**plain, "trunk": {**trunk, **here}}
     return NetworkSpec.from_plain(plain)
 
 
@@ -102,18 +108,52 @@ def bank_of(session: Session, dataset: NeuralDataset, trunk: TrunkSpec) -> Image
     return ImageBank.of(session.run.images_folder, dataset.stimuli, trunk_preprocessing(trunk))
 
 
-def weights_path(where: str, session: Session) -> Path:
-    """The file of a trained network: of a task of this run, or as the path says."""
-    if where.startswith(_OF_THIS_SWEEP):
-        return session.run.network_path(where.removeprefix(_OF_THIS_SWEEP))
-    return Path(where)
+def trained_network(
+    where: str, digest: str, session: Session, device: str | torch.device = "cpu"
+) -> Trained:
+    """A trained network: of a task of this run as that left it, or of a file as it was planned.
+
+    Raises
+    ------
+    toolkit.models.WeightsChangedError
+        If its file is another one now.
+    """
+    from toolkit.models.trained import load_trained
+
+    if not where.startswith(_OF_THIS_SWEEP):
+        return load_trained(Path(where), device, digest)
+    task_id = where.removeprefix(_OF_THIS_SWEEP)
+    with as_published(task_id, session) as published:
+        return load_trained(session.run.network_path(task_id), device, published)
 
 
-def _initial(task: Task, session: Session) -> dict[str, torch.Tensor]:
-    from toolkit.training import load_trained
+@contextmanager
+def as_published(task_id: str, session: Session) -> Iterator[str]:
+    """Give the hash of the weights that a task left; say what to do if the file has another.
 
-    if "start" not in task.options:
-        return {}
-    start = load_trained(weights_path(task.options["start"], session))
-    weights = start.network.state_dict()
+    Raises
+    ------
+    toolkit.models.WeightsChangedError
+        If the block raises it.
+    """
+    from toolkit.models import WeightsChangedError
+    from toolkit.results import read_scores
+
+    result = session.run.result_path(task_id)
+    try:
+        yield read_scores(result)[1]["weights_sha256"]
+    except WeightsChangedError as error:
+        raise WeightsChangedError(
+            f"the weights in {session.run.network_path(task_id).parent} are not those that its "
+            f"training left there; remove {result} and run the sweep again to train it anew"
+        ) from error
+
+
+def _start(task: Task, session: Session) -> Trained | None:
+    where = task.options.get("start")
+    return None if where is None else trained_network(where, task.params["start"], session)
+
+
+def _trunk_weights(start: Trained | None) -> dict[str, torch.Tensor]:
+    weights = {} if start is None else start.network.state_dict()
     return {name: value for name, value in weights.items() if name.startswith("trunk.")}

@@ -11,7 +11,7 @@ import numpy as np
 
 from jobs.meter import Meter
 from jobs.session import Session
-from toolkit.plan import features_id
+from toolkit.plan import SIMILARITY_KINDS, features_id
 from toolkit.task import Task
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from toolkit.features.errors import DamagedChunkError
 
 _log = logging.getLogger("toolkit")
-
-SIMILARITY_KINDS = ("rdm", "cka")
 
 
 def encode_layer(task: Task, session: Session, _: Callable[[int, int], None]) -> None:
@@ -63,16 +61,11 @@ def _predict(
     task: Task, session: Session, dataset: NeuralDataset
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Responses predicted from the layer: scores of each neuron, and what depends on splits."""
-    from toolkit.encoding import Readout, outer_splits
+    from toolkit.encoding import Readout
 
     params = task.params["readout"]
     readout = Readout(**{**params, "alphas": tuple(params.get("alphas", ()))})
-    splits = outer_splits(
-        task.params["protocol"],
-        n_stimuli=len(dataset.stimuli),
-        splits=dataset.splits,
-        object_names=dataset.object_names,
-    )
+    splits = _splits(task, dataset)
     scores, solver = _score(task, session, dataset, readout, splits)
     tested = [test for _, test in splits]
     ceilings = session.ceilings(dataset, None if task.params["ceiling_images"] == "all" else tested)
@@ -87,6 +80,17 @@ def _predict(
         "n_test": int(scores.n_test[0]),
         "n_splits": len(splits),
     }
+
+
+def _splits(task: Task, dataset: NeuralDataset) -> list[Split]:
+    from toolkit.encoding import outer_splits
+
+    return outer_splits(
+        task.params["protocol"],
+        n_stimuli=len(dataset.stimuli),
+        splits=dataset.splits,
+        object_names=dataset.object_names,
+    )
 
 
 def _score(
@@ -183,17 +187,25 @@ def ceiling_images(task: Task, ceilings: np.ndarray) -> str | None:
 def _similarity(
     task: Task, session: Session, dataset: NeuralDataset
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Agreement of the layer and the neurons over all stimuli; nothing is fitted."""
+    """Agreement of the layer and the neurons; nothing is fitted.
+
+    Over all images, or over those that the protocol tests if the network was trained on others.
+    """
     import pandas as pd
 
-    from toolkit.encoding.similarity import compare_representations
+    from toolkit.encoding.similarity import compare_representations, restrict
     from toolkit.results.columns import SCORE_COLUMNS, UNCERTAINTY_COLUMNS, names
 
+    statistics, rows = session.statistics(task), np.arange(len(dataset.stimuli))
+    if "protocol" in task.params:
+        rows = np.unique(np.concatenate([test for _, test in _splits(task, dataset)]))
+        statistics = restrict(statistics, rows)
+    names_of_objects = dataset.object_names
     similarity = compare_representations(
-        session.statistics(task),
-        dataset.responses,
+        statistics,
+        dataset.responses[rows],
         task.params["readout"],
-        object_names=dataset.object_names,
+        object_names=names_of_objects and [names_of_objects[row] for row in rows],
     )
     no_neurons = pd.DataFrame({name: [] for name in names(SCORE_COLUMNS)})
     return no_neurons, {
@@ -204,7 +216,7 @@ def _similarity(
         "n_components": None,
         "n_neurons": len(dataset.neuroid_ids),
         "n_train": 0,
-        "n_test": len(dataset.stimuli),
+        "n_test": len(rows),
         "n_splits": 1,
     }
 

@@ -76,16 +76,17 @@ def _network(task: Task, session: Session, device: torch.device) -> Network:
     """The network: a library's, or one that a training left behind."""
     from toolkit import models
 
+    weights, digest = task.options["weights"], task.params["weights"]
     if task.params["library"] == "trained":
-        from jobs.assignments import weights_path
-        from toolkit.models.trained import load_trained
+        from jobs.assignments import trained_network
 
-        return load_trained(weights_path(task.options["weights"], session), device).trunk()
+        return trained_network(weights, digest, session, device).trunk()
     spec = models.ModelSpec(
         library=task.params["library"],
         name=task.params["model"],
-        weights=task.options["weights"],
+        weights=weights,
         seed=task.params["seed"],
+        digest=digest,
     )
     return models.load_network(spec, device)
 

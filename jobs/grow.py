@@ -7,7 +7,7 @@ import logging
 import shutil
 from typing import TYPE_CHECKING
 
-from jobs.assignments import bank_of, dataset_of, rows_of
+from jobs.assignments import as_published, bank_of, dataset_of, rows_of
 from jobs.meter import Meter
 from jobs.session import Session
 from jobs.training_runs import (
@@ -21,6 +21,7 @@ from jobs.training_runs import (
     run_training,
     running_of,
 )
+from toolkit.download import file_digest
 from toolkit.task import Task
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _train_modules(
     save_members(path, members)
     n_fitted = len(data.train) - len(members[0].is_right)
     summary = {
+        "weights_sha256": file_digest(path),
         "outcome": "trained",
         "recipe": json.dumps({"recipe": search.brief.to_plain(), "decoder": None}, sort_keys=True),
         "val_score": max(float(member.is_right.mean()) for member in members),
@@ -113,9 +115,10 @@ def _stages(
     by = "boosted" if task.params["choice"] == "boosted" else "unboosted"
     stages: list[tuple[Member, ...]] = []
     for batches in task.options["from"]:
-        members = [
-            member for batch in batches for member in load_members(_members_path(batch, session))
-        ]
+        members: list[Member] = []
+        for batch in batches:
+            with as_published(batch, session) as published:
+                members += load_members(_members_path(batch, session), published)
         stage, choice = chosen(search, data, members, by)
         _log.info("stage %d, %s: modules %s", len(stages), by, choice.modules)
         stages.append(stage)

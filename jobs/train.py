@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from jobs.assignments import assignment_of
+from jobs.assignments import as_published, assignment_of
 from jobs.meter import Meter
 from jobs.session import Session
 from jobs.training_runs import (
@@ -174,14 +174,15 @@ def _win(task: Task, session: Session, progress: Progress) -> None:
         trained = result.trained
     else:
         assignment = assignment_of(best.origin, session)
-        trained = load_trained(session.run.network_path(best.last.id))
+        keep_network(task, session, session.run.network_path(best.last.id), moves=False)
+        with as_published(best.last.id, session) as published:
+            trained = load_trained(session.run.network_path(task.id), sha256=published)
         description = description_of(best.origin, assignment.recipe, assignment, None) | won
         description |= {
             "outcome": "trained",
             "best_epoch": best.best_epoch,
             "n_epochs": best.n_epochs,
         }
-        keep_network(task, session, session.run.network_path(best.last.id), moves=False)
     publish_tested(task, session, best.origin, assignment, trained, description, meter)
     _forget_checkpoints(task, session)
 

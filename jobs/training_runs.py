@@ -16,6 +16,7 @@ from jobs.meter import Meter
 from jobs.predict import predict_splits
 from jobs.session import Session
 from toolkit.atomic import atomic_path
+from toolkit.download import file_digest
 from toolkit.task import Task, json_digest
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def publish(
     summary: Mapping[str, Any],
     meter: Meter,
 ) -> None:
-    """Let the result of a train task appear."""
+    """Let the result of a train task appear, with the hash of the network that it left."""
     import pandas as pd
 
     from toolkit import results
@@ -219,7 +220,9 @@ def publish(
 
     if neurons is None:
         neurons = pd.DataFrame({name: [] for name in names(SCORE_COLUMNS)})
+    network = session.run.network_path(task.id)
     whole = {
+        "weights_sha256": file_digest(network) if network.is_file() else None,
         **dict.fromkeys(names(SUMMARY_COLUMNS)),
         **results.summarise(neurons),
         "n_splits": 1,

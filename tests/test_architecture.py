@@ -25,11 +25,12 @@ MAY_IMPORT = {
     "encoding": {"features", "metrics"},
     "training": {"atomic", "data", "metrics", "models"},
     "results": {"atomic", "cluster", "task", "terminal"},
-    "catalog": {"atomic", "models", "task"},
+    "catalog": {"atomic", "download", "models", "task"},
     "plan": {
         "catalog",
         "config",
         "data",
+        "encoding",
         "features",
         "models",
         "task",

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import models
 from toolkit.atomic import atomic_path
+from toolkit.download import file_digest
 from toolkit.models import LayerInfo
 from toolkit.task import json_digest
 
 if TYPE_CHECKING:
     from toolkit.models.network_spec import TrunkSpec
-
-PRETRAINED_OR_RANDOM = ("pretrained", "random")
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,25 @@ class CatalogTrunk:
 
 
 @dataclass(frozen=True)
+class TrainedFile:
+    """The file of a trained network.
+
+    Parameters
+    ----------
+    trunk
+        A :data:`toolkit.models.network_spec.TrunkSpec` as JSON values.
+    digest
+        SHA-256 of the file.
+    images
+        As of :class:`toolkit.models.trained.Trained`.
+    """
+
+    trunk: dict[str, Any]
+    digest: str
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Named:
     library: str
     name: str
@@ -81,14 +99,16 @@ class Catalog:
         Raises
         ------
         toolkit.models.ModelError
-            If no network or no layer matches; the message lists the nearest names.
+            If no network or no layer matches; the message lists the nearest names. Also if a
+            checkpoint cannot be read, or does not fit.
         """
-        if weights not in PRETRAINED_OR_RANDOM:
-            return self._ask(library, pattern, weights, layers)
-        key = json_digest([library, pattern, weights, layers])
+        key = json_digest([library, pattern, layers])
         if key not in self._answers:
-            self._answers[key] = [asdict(m) for m in self._ask(library, pattern, weights, layers)]
-        return [_model_from_json(raw) for raw in self._answers[key]]
+            self._answers[key] = [asdict(one) for one in self._ask(library, pattern, layers)]
+        return [
+            replace(one, weights_digest=self.weights_digest(library, one.name, weights))
+            for one in map(_model_from_json, self._answers[key])
+        ]
 
     def names(self, library: str, pattern: str) -> list[str]:
         """The networks that a name or pattern stands for.
@@ -106,14 +126,21 @@ class Catalog:
     def weights_digest(self, library: str, name: str, weights: str) -> str:
         """What decides a network's weights, the seed apart; of a checkpoint its content.
 
+        A checkpoint is hashed each time; whether that content fits the network is remembered.
+
         Raises
         ------
         toolkit.models.ModelError, toolkit.models.WeightsUnavailableError
-            As :func:`toolkit.models.weights_digest`.
+            As :func:`toolkit.models.weights_digest` and :func:`toolkit.models.require_fit`.
         """
         spec = models.ModelSpec(library, name, weights)
-        if weights not in PRETRAINED_OR_RANDOM:
-            return models.weights_digest(spec)
+        if spec.has_checkpoint:
+            digest = models.weights_digest(spec)
+            key = json_digest(["fits", library, name, digest])
+            if key not in self._answers:
+                models.require_fit(replace(spec, digest=digest))
+                self._answers[key] = []
+            return digest
         key = json_digest(["weights", library, name, weights])
         if key not in self._answers:
             self._answers[key] = [{"digest": models.weights_digest(spec)}]
@@ -172,18 +199,42 @@ class Catalog:
         (raw,) = self._answers[key]
         return replace(_model_from_json(raw), name=named, weights_digest=weights_digest)
 
-    @staticmethod
-    def trained_file(path: Path) -> tuple[dict[str, Any], str]:
-        """Trunk, as JSON values, and content hash of a network that another sweep trained.
+    def trained_file(self, path: Path) -> TrainedFile:
+        """A network that another sweep trained; it is hashed each time.
 
         Raises
         ------
-        toolkit.models.ModelError
-            If there is none.
+        toolkit.models.ModelError, toolkit.models.WeightsUnavailableError
+            If there is none, or it cannot be read.
         """
-        from toolkit.models.trained import trained_trunk, weights_digest_of
+        if not path.is_file():
+            raise models.WeightsUnavailableError(f"there is no trained network {path}")
+        digest = file_digest(path)
+        key = json_digest(["file", digest])
+        if key not in self._answers:
+            from toolkit.models.trained import load_trained
 
-        return trained_trunk(path).to_plain(), weights_digest_of(path)
+            trained = load_trained(path, sha256=digest)
+            answer = {"trunk": trained.spec.trunk.to_plain(), "images": trained.images}
+            self._answers[key] = [answer]
+        (raw,) = self._answers[key]
+        return TrainedFile(raw["trunk"], digest, tuple(raw["images"]))
+
+    def require_start(self, path: Path, digest: str, trunk: dict[str, Any]) -> None:
+        """Look whether a trunk has the names and shapes of a trained one, to start from it.
+
+        Raises
+        ------
+        toolkit.models.ModelError, toolkit.models.WeightsUnavailableError
+            If not, or the file cannot be read.
+        """
+        trunk = _without_weights(trunk)
+        key = json_digest(["start", digest, trunk])
+        if key not in self._answers:
+            from toolkit.models.trained import load_trained, require_same_weights
+
+            require_same_weights(load_trained(path, sha256=digest), path, trunk_of(trunk))
+            self._answers[key] = []
 
     def decoder_bytes(self, decoder: dict[str, Any], shape: tuple[int, ...], n_outputs: int) -> int:
         """Bytes of a :class:`toolkit.models.network_spec.DecoderSpec`'s weights.
@@ -203,18 +254,16 @@ class Catalog:
         return int(self._answers[key][0]["bytes"])
 
     @staticmethod
-    def _ask(
-        library: str, pattern: str, weights: str, layers: str | tuple[str, ...]
-    ) -> list[CatalogModel]:
+    def _ask(library: str, pattern: str, layers: str | tuple[str, ...]) -> list[CatalogModel]:
         request = layers if isinstance(layers, str) else list(layers)
         found = []
         for name in models.match_names(library, pattern):
-            spec = models.ModelSpec(library=library, name=name, weights=weights)
+            spec = models.ModelSpec(library, name)
             chosen = models.select_layers(models.trace_layers(spec), request, spec)
             found.append(
                 CatalogModel(
                     name=name,
-                    weights_digest=models.weights_digest(spec),
+                    weights_digest="",
                     preprocessing=models.preprocessing_of(spec).to_dict(),
                     layers=tuple(chosen),
                 )
@@ -243,7 +292,7 @@ def trunk_of(plain: dict[str, Any]) -> TrunkSpec:
 
 def _without_weights(trunk: dict[str, Any]) -> dict[str, Any]:
     """Shapes and layers do not depend on them."""
-    return {**trunk, "weights": "random"} if trunk["kind"] == "zoo" else trunk
+    return {**trunk, "weights": "random", "digest": ""} if trunk["kind"] == "zoo" else trunk
 
 
 def _library_versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 OpenFile = TypeVar("OpenFile")
 _OPENING = threading.Lock()
+_IMAGE_DIGITS = 16
 
 
 class Stimuli(ABC):
@@ -69,6 +70,17 @@ class Stimuli(ABC):
         for index, piece in enumerate(self._piece_digests):
             same.setdefault(piece, []).append(index)
         return [tuple(indices) for indices in same.values() if len(indices) > 1]
+
+    def image_digests(self) -> tuple[str, ...]:
+        """What tells each image's content from others, in any data set: 16 hexadecimal digits.
+
+        Of images that are rendered from parameters which all share, it is made of these and the id.
+        """
+        pieces = self._piece_digests
+        if len(pieces) != len(self):
+            common = b"".join(pieces)
+            pieces = [hashlib.sha256(common + one.encode()).digest() for one in self.ids]
+        return tuple(piece.hex()[:_IMAGE_DIGITS] for piece in pieces)
 
     @cached_property
     def _piece_digests(self) -> list[bytes]:

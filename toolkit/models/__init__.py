@@ -16,12 +16,19 @@ from toolkit.models.spec import (
     LayerInfo,
     ModelError,
     ModelSpec,
+    WeightsChangedError,
     WeightsUnavailableError,
 )
 
 if TYPE_CHECKING:
     from toolkit.models.layers import output_tensor, trace_layers
-    from toolkit.models.network import Network, fetch_weights, load_network, weights_digest
+    from toolkit.models.network import (
+        Network,
+        fetch_weights,
+        load_network,
+        require_fit,
+        weights_digest,
+    )
     from toolkit.models.preprocessing import Preprocessing, preprocessing_of
 
 _TORCH_MODULES = {
@@ -30,6 +37,7 @@ _TORCH_MODULES = {
     "Network": "network",
     "fetch_weights": "network",
     "load_network": "network",
+    "require_fit": "network",
     "weights_digest": "network",
     "Preprocessing": "preprocessing",
     "preprocessing_of": "preprocessing",
@@ -42,6 +50,7 @@ __all__ = [
     "ModelSpec",
     "Network",
     "Preprocessing",
+    "WeightsChangedError",
     "WeightsUnavailableError",
     "fetch_weights",
     "load_network",
@@ -49,6 +58,7 @@ __all__ = [
     "model_names",
     "output_tensor",
     "preprocessing_of",
+    "require_fit",
     "select_layers",
     "trace_layers",
     "weights_digest",

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import io
 import pickle
 import re
+import tarfile
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 
-from toolkit.models.spec import ModelError
+from toolkit.models.spec import ModelError, WeightsChangedError
 
 _WRAPPERS = ("state_dict", "model")
-_KEYS_SHOWN = 5
+# What timm's training keeps of averaged weights, which it prefers to the last ones.
+_AVERAGED = ("state_dict_ema", "model_ema")
+# What data-parallel training and torch.compile put before every name.
+_PREFIXES = ("module.", "_orig_mod.")
+_KEYS_SHOWN = 3
+_ERROR_CHARACTERS = 200
 
 # Parts that only training uses; torchvision's own files carry them.
 _AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
@@ -21,41 +33,77 @@ _AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits
 # torchvision's DenseNet files predate the ban on dots in module names: "norm.1" is "norm1" now.
 _LEGACY_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
+# Said by torch of a pickled object that is no tensor.
+_REFUSED_OBJECT = re.compile(r"GLOBAL (\S+)")
 
-def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file, on the CPU.
+# Settings that timm's training keeps beside the weights: names and values, no code.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def read_weights(path: Path, sha256: str = "") -> bytes:
+    """The content of a file, read once, so that what is checked is what is used.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        Its hash, hexadecimal, or the first digits of it; empty for any.
+
+    Raises
+    ------
+    WeightsChangedError
+        If it has another hash.
+    """
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if not found.startswith(sha256):
+        raise WeightsChangedError(
+            f"{path} is another file than the sweep was planned for (SHA-256 {found[:12]}, not "
+            f"{sha256[:12]}); run the sweep again to plan it anew"
+        )
+    return content
+
+
+def state_dict_in(content: bytes, path: Path, *, averaged: bool = False) -> dict[str, torch.Tensor]:
+    """The state dict that a file holds, on the CPU.
 
     Understood are what ``torch.save`` writes of a state dict, or of a dict that has it under
-    "state_dict" or "model", and ``.safetensors``. A prefix "module." (of data-parallel
-    training) that all keys share is removed. Only tensors are unpickled, never code.
+    "state_dict" or "model", and ``.safetensors``. Prefixes "module." (of data-parallel
+    training) and "_orig_mod." (of torch.compile) that all keys share are removed. Only tensors are
+    unpickled, never code.
+
+    Parameters
+    ----------
+    content
+        Of the file.
+    path
+        What it is called.
+    averaged
+        Whether averaged weights, where the file has them, are meant.
 
     Raises
     ------
     ModelError
         If the file is none of these.
     """
-    try:
-        content = _read(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{path} is not a checkpoint that can be read: {reason}. Save it with "
-            "torch.save(network.state_dict(), path)"
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not _holds_tensors(content):
+    state = _tensors_of(content, path)
+    for wrapper in (*(_AVERAGED if averaged else ()), *_WRAPPERS):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not _holds_tensors(state):
         raise ModelError(
             f"{path} holds no state dict (a dict of tensors, by itself or under "
             f"{' or '.join(map(repr, _WRAPPERS))})"
         )
-    if all(key.startswith("module.") for key in content):
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return content
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
-def load_strictly(module: nn.Module, name: str, path: Path) -> None:
+def load_strictly(
+    module: nn.Module, name: str, path: Path, state: Mapping[str, torch.Tensor]
+) -> None:
     """Give a torchvision network the weights of a checkpoint that must fit it exactly.
 
     Keys of auxiliary training heads are ignored; DenseNet's legacy key names are understood.
@@ -63,42 +111,83 @@ def load_strictly(module: nn.Module, name: str, path: Path) -> None:
     Raises
     ------
     ModelError
-        If the file cannot be read, or keys are missing, unexpected or of another shape.
+        If keys are missing, unexpected or of another shape.
     """
-    state = {
+    own = {
         _LEGACY_DENSENET_KEY.sub(r"\1\2", key): value
-        for key, value in read_checkpoint(path).items()
+        for key, value in state.items()
         if not key.startswith(_AUXILIARY_HEADS.get(name, ()))
     }
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(own)
     except RuntimeError as error:
-        raise misfit(name, path, error) from error
+        raise misfit(name, path, error, module, own) from error
 
 
-def misfit(name: str, path: Path, error: Exception) -> ModelError:
-    """What ``load_state_dict`` complained about, with its lists of keys cut to the first few."""
+def misfit(
+    name: str,
+    path: Path,
+    error: Exception,
+    module: nn.Module,
+    weights: Mapping[str, torch.Tensor] | io.BytesIO,
+) -> ModelError:
+    """How near a file is to a network, and what ``load_state_dict`` complained about first."""
+    beginning = f"checkpoint {path} does not fit network {name!r}"
+    if not isinstance(weights, io.BytesIO):
+        own = {key: value.shape for key, value in module.state_dict().items()}
+        n_fit = sum(own.get(key) == value.shape for key, value in weights.items())
+        beginning += (
+            f": {n_fit} of its {len(weights)} tensors have name and shape of one of the network's "
+            f"{len(own)}"
+        )
     first, *lines = str(error).splitlines() or [""]
     if not first.startswith("Error(s) in loading state_dict"):
-        return ModelError(
-            f"checkpoint {path} does not fit network {name!r}: {type(error).__name__}: {first}"
-        )
+        return ModelError(f"{beginning} ({type(error).__name__}: {first[:_ERROR_CHARACTERS]})")
     mismatches = [line.strip() for line in lines if "size mismatch" in line]
     complaints = [_shorten_keys(line.strip()) for line in lines if "size mismatch" not in line]
     complaints += mismatches[:_KEYS_SHOWN]
     if len(mismatches) > _KEYS_SHOWN:
         complaints.append(f"and {len(mismatches) - _KEYS_SHOWN} more size mismatches")
-    return ModelError(
-        f"checkpoint {path} does not fit network {name!r}:\n  " + "\n  ".join(complaints)
-    )
+    return ModelError("\n  ".join([f"{beginning}:", *complaints]))
 
 
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+def _tensors_of(content: bytes, path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(content)
+        _refuse_archives_of_code(content)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # broken bytes raise anything
+        raise ModelError(
+            f"{path} is not a checkpoint that can be read: {_what_is_wrong(error)}. Save it with "
+            "torch.save(network.state_dict(), path)"
+        ) from error
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+
+def _refuse_archives_of_code(content: bytes) -> None:
+    """TorchScript and torch's oldest files: not all versions of torch read them without code."""
+    file = io.BytesIO(content)
+    if zipfile.is_zipfile(file):
+        names = zipfile.ZipFile(file).namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise _ArchiveError("it is a TorchScript program, not a state dict")
+    elif tarfile.is_tarfile(file):
+        raise _ArchiveError("it is a tar archive, as torch wrote them before 2017")
+
+
+class _ArchiveError(ValueError):
+    """An archive that is not read."""
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if isinstance(error, _ArchiveError):
+        return str(error)
+    if isinstance(error, pickle.UnpicklingError) and (found := _REFUSED_OBJECT.search(str(error))):
+        return (
+            f"it holds the Python object {found.group(1)}, and of a pickle only tensors are read, "
+            "since other objects can run code"
+        )
+    return "it is damaged, cut off, or a file of another kind"
 
 
 def _holds_tensors(content: dict[Any, Any]) -> bool:

@@ -64,7 +64,7 @@ def download_from_hub(hub_id: str) -> Path:
 
     for name in _HUB_FILES:
         cached = try_to_load_from_cache(hub_id, name)
-        if isinstance(cached, str):
+        if isinstance(cached, str) and _is_intact(Path(cached)):
             return Path(cached)
     try:
         return _fetch_from_hub(hub_id)
@@ -76,6 +76,21 @@ def download_from_hub(hub_id: str) -> Path:
             f"of a machine that has it into {constants.HF_HUB_CACHE} (HF_HOME moves that folder), "
             "or write weights: /path/to/model.safetensors"
         ) from error
+
+
+def hub_hash_of(path: Path) -> str:
+    """SHA-256 of a large file in the hub's cache, which is named after it; empty of others."""
+    name = path.resolve().name
+    return name if re.fullmatch("[0-9a-f]{64}", name) else ""
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a file of the hub's cache is what its name says; if not it is removed."""
+    try:
+        _require_hub_hash(path, hub_hash_of(path))
+    except OSError:
+        return False
+    return True
 
 
 def _fetch_from_hub(hub_id: str) -> Path:

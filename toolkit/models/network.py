@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,28 @@ from torch import nn
 
 from toolkit.download import file_digest
 from toolkit.models.architecture import build, timm_config, torchvision_weights
-from toolkit.models.checkpoint import load_strictly, misfit
+from toolkit.models.checkpoint import (
+    load_strictly,
+    misfit,
+    read_weights,
+    state_dict_in,
+)
 from toolkit.models.download import (
     download,
     download_from_hub,
     hash_prefix_of,
+    hub_hash_of,
     torch_cache,
 )
+from toolkit.models.layers import built_on
 from toolkit.models.names import require_name
 from toolkit.models.preprocessing import Preprocessing, preprocessing_of
-from toolkit.models.spec import ModelError, ModelSpec, WeightsUnavailableError
+from toolkit.models.spec import (
+    ModelError,
+    ModelSpec,
+    WeightsChangedError,
+    WeightsUnavailableError,
+)
 
 
 @dataclass
@@ -38,10 +52,9 @@ def load_network(spec: ModelSpec, device: str | torch.device = "cpu") -> Network
 
     Random weights are the library's own initialisation drawn from ``spec.seed``: the same seed
     gives the same weights whatever was drawn before, and the global generator is left as it was.
-    Checkpoints must fit exactly. For torchvision
-    :func:`~toolkit.models.checkpoint.read_checkpoint` says which files are understood; timm's own
-    loader reads timm's: the same kinds, ``.npz`` for some networks, and of a training state that
-    has them the averaged (EMA) weights.
+    Checkpoints must fit exactly; :func:`~toolkit.models.checkpoint.state_dict_in` says which files
+    are understood. For timm these are also ``.npz`` for some networks, and of a training state that
+    has them the averaged (EMA) weights. No library reads the file: it is given tensors.
 
     Raises
     ------
@@ -49,11 +62,14 @@ def load_network(spec: ModelSpec, device: str | torch.device = "cpu") -> Network
         If the network does not exist, has no pretrained weights, or the checkpoint does not fit.
     WeightsUnavailableError
         If the weights' file is neither here nor to be had over the network.
+    WeightsChangedError
+        If the weights are not those of ``spec.digest``.
     """
     require_name(spec.library, spec.name)
-    path = _weights_path(spec)
+    _require_planned(spec)
+    file = _weights_file(spec)
     with _seeded(spec.seed):
-        module = build(spec) if path is None else _build_with(spec, path)
+        module = build(spec) if file is None else _build_with(spec, file[0], _read(spec, *file))
     module.eval().requires_grad_(False)
     return Network(module.to(device), preprocessing_of(spec))
 
@@ -82,6 +98,23 @@ def weights_digest(spec: ModelSpec) -> str:
     return f"pretrained:{config.architecture}.{config.tag or ''}".rstrip(".")
 
 
+def require_fit(spec: ModelSpec) -> None:
+    """Read a checkpoint and compare its names and shapes with those of the network.
+
+    Raises
+    ------
+    ModelError, WeightsUnavailableError, WeightsChangedError
+        As :func:`load_network`.
+    """
+    path = _checkpoint_path(spec)
+    weights = _read(spec, path, spec.digest)
+    try:
+        built_on(partial(_build_with, spec, path, weights), "meta")
+    except ModelError:  # it may only be that something has no meta implementation
+        with _seeded(spec.seed):
+            _build_with(spec, path, weights)
+
+
 def fetch_weights(spec: ModelSpec) -> None:
     """Bring the weights into the cache, so that a machine without network finds them there.
 
@@ -90,21 +123,33 @@ def fetch_weights(spec: ModelSpec) -> None:
     ModelError, WeightsUnavailableError
         As :func:`load_network`.
     """
-    _weights_path(spec)
+    _weights_file(spec)
 
 
-def _weights_path(spec: ModelSpec) -> Path | None:
+def _require_planned(spec: ModelSpec) -> None:
+    """A library's new version may mean other weights by the same word."""
+    if spec.digest and not spec.has_checkpoint and weights_digest(spec) != spec.digest:
+        raise WeightsChangedError(
+            f"{spec.weights} weights of {spec.library} network {spec.name!r} are "
+            f"{weights_digest(spec)} here, but the sweep was planned for {spec.digest}; run the "
+            "sweep again to plan it anew, or with the versions of then"
+        )
+
+
+def _weights_file(spec: ModelSpec) -> tuple[Path, str] | None:
+    """Where the weights are, and the first digits of the SHA-256 they have, as far as known."""
     if spec.library == "pixels" or spec.weights == "random":
         return None
     if spec.has_checkpoint:
-        return _checkpoint_path(spec)
-    if spec.library == "torchvision":
-        url = torchvision_weights(spec.name).url
-        return download(url, torch_cache(), hash_prefix_of(url))
-    config = _timm_pretrained_config(spec.name)
-    if config.hf_hub_id:
-        return download_from_hub(config.hf_hub_id)
-    return download(config.url, torch_cache(), hash_prefix_of(config.url))
+        return _checkpoint_path(spec), spec.digest
+    url = torchvision_weights(spec.name).url if spec.library == "torchvision" else ""
+    if not url:
+        config = _timm_pretrained_config(spec.name)
+        if config.hf_hub_id:
+            path = download_from_hub(config.hf_hub_id)
+            return path, hub_hash_of(path)
+        url = config.url
+    return download(url, torch_cache(), hash_prefix_of(url)), hash_prefix_of(url)
 
 
 def _checkpoint_path(spec: ModelSpec) -> Path:
@@ -127,19 +172,35 @@ def _timm_pretrained_config(name: str) -> Any:
     return config
 
 
-def _build_with(spec: ModelSpec, path: Path) -> nn.Module:
+def _read(spec: ModelSpec, path: Path, sha256: str) -> Mapping[str, torch.Tensor] | io.BytesIO:
+    """What a library is given of a file: tensors, or the numbers that timm's ``.npz`` hold."""
+    content = read_weights(path, sha256)
+    if spec.library == "timm" and path.suffix == ".npz":
+        return io.BytesIO(content)
+    return state_dict_in(content, path, averaged=spec.library == "timm")
+
+
+def _build_with(
+    spec: ModelSpec, path: Path, weights: Mapping[str, torch.Tensor] | io.BytesIO
+) -> nn.Module:
     if spec.library == "torchvision":
+        assert not isinstance(weights, io.BytesIO)
         module = build(spec)
-        load_strictly(module, spec.name, path)
+        load_strictly(module, spec.name, path, weights)
         return module
     import timm
 
     # By timm's own loader: many of its architectures convert the files of earlier versions.
-    source = {"file": str(path), "custom_load": path.suffix == ".npz"}
+    is_npz = isinstance(weights, io.BytesIO)
+    source = {"file" if is_npz else "state_dict": weights, "custom_load": is_npz}
     try:
-        return timm.create_model(spec.name, pretrained=True, pretrained_cfg_overlay=source)
+        module = timm.create_model(spec.name, pretrained=True, pretrained_cfg_overlay=source)
     except Exception as error:  # the converters raise anything on a file of another network
-        raise misfit(spec.name, path, error) from error
+        untrained = built_on(partial(build, spec), "meta")
+        raise misfit(spec.name, path, error, untrained, weights) from error
+    for key in source:
+        module.pretrained_cfg.pop(key, None)  # it would keep the weights a second time
+    return module
 
 
 @contextmanager

@@ -17,7 +17,7 @@ class ZooTrunk(Plain):
 
     Parameters
     ----------
-    library, name, weights
+    library, name, weights, digest
         As in :class:`toolkit.models.ModelSpec`.
     layer
         The layer whose output is the trunk's; None: everything before the classifier's last layer.
@@ -42,6 +42,7 @@ class ZooTrunk(Plain):
     layer: str | None = None
     n_blocks: int | None = None
     input_px: int | None = None
+    digest: str = ""
     kind: Literal["zoo"] = "zoo"
 
     def __post_init__(self) -> None:

@@ -26,6 +26,12 @@ class WeightsUnavailableError(OSError):
     error_class = "weights_unavailable"
 
 
+class WeightsChangedError(WeightsUnavailableError):
+    """Weights that are not those that were planned."""
+
+    error_class = "data_changed"
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """One network with one set of weights.
@@ -42,6 +48,9 @@ class ModelSpec:
         checkpoint. Pixels have no weights.
     seed
         Decides random weights; nothing else.
+    digest
+        What :func:`toolkit.models.weights_digest` gave when it was planned: other weights are not
+        loaded. Empty: whatever the name or path stands for.
 
     Raises
     ------
@@ -53,6 +62,7 @@ class ModelSpec:
     name: str
     weights: str = "random"
     seed: int = 0
+    digest: str = ""
 
     def __post_init__(self) -> None:
         require_library(self.library)

@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 
-from toolkit.download import file_digest
+from toolkit.models.checkpoint import read_weights
 from toolkit.models.network import Network
 from toolkit.models.network_spec import NetworkSpec, TrunkSpec, ZooTrunk
 from toolkit.models.preprocessing import Preprocessing
 from toolkit.models.spec import ModelError
 from toolkit.models.trainable import TrainableNetwork, build_network
-from toolkit.models.trunks import trunk_preprocessing
+from toolkit.models.trunks import trunk_name, trunk_preprocessing, untrained_trunk
 
 DESCRIPTION_KEY = "toolkit.training"
+_N_NAMED = 5
 
 
 class WeightsFileError(ModelError):
@@ -41,6 +42,9 @@ class Trained:
         Neurons, in the order of the predicted responses; empty without a decoder.
     classes
         Kind of label → class names, in the order of the logits.
+    images
+        Of every image it was trained on, or what it started from was: what
+        :meth:`toolkit.data.Stimuli.image_digests` gives. Images that epochs were compared on count.
     about
         Whatever else its file says, as JSON values: the recipe, the data, the best epoch.
     """
@@ -49,6 +53,7 @@ class Trained:
     spec: NetworkSpec
     neuroid_ids: tuple[str, ...]
     classes: dict[str, tuple[str, ...]]
+    images: tuple[str, ...]
     about: dict[str, Any]
 
     @property
@@ -61,16 +66,44 @@ class Trained:
         return Network(self.network.trunk.requires_grad_(False), self.preprocessing)
 
 
-def load_trained(path: Path, device: str | torch.device = "cpu") -> Trained:
+def load_trained(path: Path, device: str | torch.device = "cpu", sha256: str = "") -> Trained:
     """Read a network that :func:`toolkit.training.save_trained` wrote; nothing is downloaded.
+
+    Parameters
+    ----------
+    path
+        The file.
+    device
+        Where the network is to be.
+    sha256
+        The hash that the file must have, hexadecimal; empty for any.
 
     Raises
     ------
     WeightsFileError
-        If the file is not one, or its weights do not fit its description.
+        If the file is not one, does not say which images it was trained on, or its weights do not
+        fit its description.
+    WeightsChangedError
+        If it has another hash.
     """
-    description = read_description(path)
-    weights = _read_weights(path)
+    content = read_weights(path, sha256)
+    try:
+        weights = safetensors.torch.load(content)
+    except Exception as error:  # broken bytes raise anything
+        raise WeightsFileError(
+            f"{path} is no network trained here: it is damaged, cut off, or a file of another kind"
+        ) from error
+    description = _description(content, path)
+    try:
+        return _trained(description, weights, device)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise WeightsFileError(f"{path} does not fit its own description: {first}") from error
+
+
+def _trained(
+    description: dict[str, Any], weights: dict[str, torch.Tensor], device: str | torch.device
+) -> Trained:
     spec = NetworkSpec.from_plain(description["network"])
     classes = {kind: tuple(names) for kind, names in description["classes"].items()}
     network = build_network(
@@ -79,60 +112,58 @@ def load_trained(path: Path, device: str | torch.device = "cpu") -> Trained:
         n_classes={kind: len(names) for kind, names in classes.items()},
         is_rate=description["is_rate"],
     )
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise WeightsFileError(f"{path} does not fit its own description: {error}") from error
+    network.load_state_dict(weights)
     return Trained(
         network=network.to(device).eval(),
         spec=spec,
         neuroid_ids=tuple(description["neuroid_ids"]),
         classes=classes,
+        images=tuple(description["images"]),
         about=description["about"],
     )
 
 
-def trained_trunk(path: Path) -> TrunkSpec:
-    """What the trunk of a trained network is made of, from the head of its file.
+def require_same_weights(trained: Trained, path: Path, trunk: TrunkSpec) -> None:
+    """Look whether a trunk can start from the weights of a trained network's.
 
     Raises
     ------
-    WeightsFileError
-        If the file is not one.
+    ModelError
+        If it lacks some, or has them in another shape.
     """
-    return NetworkSpec.from_plain(read_description(path)["network"]).trunk
+    wanted = {name: value.shape for name, value in trained.network.trunk.state_dict().items()}
+    own = {name: value.shape for name, value in untrained_trunk(trunk).state_dict().items()}
+    other = [name for name, shape in wanted.items() if own.get(name) != shape]
+    if other:
+        raise ModelError(
+            f"{path} holds {trunk_name(trained.spec.trunk)}, and {len(other)} of its {len(wanted)} "
+            f"weights have no counterpart in {trunk_name(trunk)} ({', '.join(other[:_N_NAMED])}); "
+            "write the network, and the cut, that it was trained with"
+        )
 
 
-def weights_digest_of(path: Path) -> str:
-    """SHA-256 (hexadecimal) of the file's content."""
-    return file_digest(path)
+def metadata_in(content: bytes) -> dict[str, str]:
+    """What a safetensors file says beside its weights."""
+    n_bytes = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + n_bytes]).get("__metadata__", {})
+    return metadata
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """What the file says of its network.
-
-    Raises
-    ------
-    WeightsFileError
-        If it is no such file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = (file.metadata() or {}).get(DESCRIPTION_KEY)
-    except (OSError, SafetensorError) as error:
-        raise WeightsFileError(f"{path} cannot be read as safetensors: {error}") from error
-    if description is None:
+def _description(content: bytes, path: Path) -> dict[str, Any]:
+    said = metadata_in(content).get(DESCRIPTION_KEY)
+    if said is None:
         raise WeightsFileError(
             f"{path} holds weights, but not of a network trained here: it has no "
             f"{DESCRIPTION_KEY!r} in its metadata"
         )
-    return json.loads(description)
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    description: dict[str, Any] = json.loads(said)
+    if "images" not in description:
+        raise WeightsFileError(
+            f"{path} does not say which images the network was trained on, so that it could be "
+            "tested on them; train it again"
+        )
+    return description
 
 
 def _untrained(trunk: TrunkSpec) -> TrunkSpec:
-    return replace(trunk, weights="random") if isinstance(trunk, ZooTrunk) else trunk
+    return replace(trunk, weights="random", digest="") if isinstance(trunk, ZooTrunk) else trunk

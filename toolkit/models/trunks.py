@@ -49,7 +49,7 @@ def build_trunk(spec: TrunkSpec, seed: int) -> nn.Module:
     """
     if not isinstance(spec, ZooTrunk):
         return _own(spec)
-    model = ModelSpec(spec.library, spec.name, spec.weights, seed)
+    model = ModelSpec(spec.library, spec.name, spec.weights, seed, spec.digest)
     return _trunk_of(load_network(model).module.requires_grad_(True), spec)
 
 
@@ -90,9 +90,12 @@ def trunk_shape(spec: TrunkSpec) -> tuple[int, ...]:
 
 def n_trunk_stages(spec: TrunkSpec) -> int:
     """How many stages with weights a trunk has."""
-    return (
-        max(stage_of_modules(spec, built_on(partial(_without_weights, spec), "meta")).values()) + 1
-    )
+    return max(stage_of_modules(spec, untrained_trunk(spec)).values()) + 1
+
+
+def untrained_trunk(spec: TrunkSpec) -> nn.Module:
+    """The trunk on the meta device: names and shapes, no values."""
+    return built_on(partial(_without_weights, spec), "meta")
 
 
 def trunk_name(spec: TrunkSpec) -> str:

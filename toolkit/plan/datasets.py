@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config import (
@@ -13,11 +13,14 @@ from toolkit.config import (
     KFoldProtocol,
     StratifiedProtocol,
     SweepConfig,
+    are_trained_here,
 )
+from toolkit.plan.identity import how_to_score
 from toolkit.yaml_source import KeyPath, Source
 
 if TYPE_CHECKING:
     from toolkit.data import NeuralDataset
+    from toolkit.encoding.protocols import Split
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class PlannedDataset:
         Kind of label → number of classes, of the kinds there are; None without the files.
     notes
         What the loader took for granted, a line each.
+    stimulus_ids, images
+        Id of each image, and what :meth:`toolkit.data.Stimuli.image_digests` says of its content.
+    splits
+        Training and test rows of the protocol. These three are empty without the files, and where
+        no network of the config has been or will be trained.
     """
 
     name: str
@@ -59,11 +67,31 @@ class PlannedDataset:
     split_names: tuple[str, ...] | None = None
     n_classes: Mapping[str, int] | None = None
     notes: tuple[str, ...] = ()
+    stimulus_ids: tuple[str, ...] = field(default=(), repr=False)
+    images: tuple[str, ...] = field(default=(), repr=False)
+    splits: tuple[Split, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def is_present(self) -> bool:
         """Whether the files are on this machine."""
         return self.stimuli_digest is not None
+
+    def images_for_training(self, fold: int) -> frozenset[str]:
+        """Content of the images that may be trained on in a split of the protocol."""
+        if not self.splits:
+            return frozenset()
+        train, _ = self.splits[fold]
+        return frozenset(self.images[row] for row in train)
+
+    def tested_ids(
+        self, images: Collection[str] | None = None, fold: int | None = None
+    ) -> list[str]:
+        """Ids of the images that are tested: of all, or of these, in any split or in one."""
+        splits = self.splits if fold is None else self.splits[fold : fold + 1]
+        rows = sorted({int(row) for _, test in splits for row in test})
+        return [
+            self.stimulus_ids[row] for row in rows if images is None or self.images[row] in images
+        ]
 
 
 def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedDataset:
@@ -102,7 +130,32 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
         n_classes=_n_classes(loaded),
         split_names=(*loaded.splits, *data.unscored_splits(loader)),
         notes=loaded.notes,
+        **(_rows(config, source, loaded) if _has_trained_networks(config) else {}),
     )
+
+
+def _has_trained_networks(config: SweepConfig) -> bool:
+    used = (weights for model in config.models for weights in model.weights)
+    return bool(config.training) or any(map(are_trained_here, used))
+
+
+def _rows(config: SweepConfig, source: Source, dataset: NeuralDataset) -> dict[str, Any]:
+    from toolkit.encoding.protocols import ProtocolError, outer_splits
+
+    try:
+        splits = outer_splits(
+            how_to_score(config)["protocol"],
+            n_stimuli=len(dataset.stimuli),
+            splits=dataset.splits,
+            object_names=dataset.object_names,
+        )
+    except ProtocolError as error:
+        raise source.error(source.existing(("protocol",)), str(error)) from error
+    return {
+        "stimulus_ids": dataset.stimuli.ids,
+        "images": dataset.stimuli.image_digests(),
+        "splits": tuple(splits),
+    }
 
 
 def _n_classes(dataset: NeuralDataset) -> dict[str, int]:

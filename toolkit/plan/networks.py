@@ -39,12 +39,22 @@ class TrainedSource:
         The only data set whose images it is for; None for any.
     columns
         What identifies the training in the tables.
+    images
+        Content of the images that it was trained on, or will be.
+    at
+        Where the config names it.
     """
 
     where: str
     inputs: tuple[str, ...]
     dataset: str | None
     columns: dict[str, Any]
+    images: frozenset[str]
+    at: KeyPath
+
+    def has_seen(self, dataset: PlannedDataset) -> bool:
+        """Whether it was trained on any image of the data set."""
+        return self.dataset == dataset.name or not self.images.isdisjoint(dataset.images)
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def _trained(
     pattern = model.names[name_index]
     try:
         if weights.startswith("run:"):
-            return [_of_another_sweep(config, catalog, model, pattern, weights)]
+            return [_of_another_sweep(config, catalog, model, pattern, weights, at)]
         found = _of_this_sweep(trainings, model, pattern, weights.removeprefix("trained:"))
         if not found and _is_refused(config, trainings, weights.removeprefix("trained:")):
             return []
@@ -141,8 +151,8 @@ def _trained(
                 f"{weights} has seen images that the protocol {config.protocol.kind} tests; "
                 "write protocol: {kind: fixed}",
             )
-        return [_as_network(config, catalog, model, weights, one, found) for one in found]
-    except ModelError as error:
+        return [_as_network(config, catalog, model, weights, one, found, at) for one in found]
+    except (ModelError, WeightsUnavailableError) as error:
         raise source.error(at, str(error)) from error
 
 
@@ -171,6 +181,7 @@ def _as_network(
     weights: str,
     one: PlannedTraining,
     all_found: Sequence[PlannedTraining],
+    at: KeyPath,
 ) -> PlannedNetwork:
     variant, where = one.variant, f"trained:{one.task.id}"
     trunk, layers = variant.trunk, model.layers
@@ -198,7 +209,7 @@ def _as_network(
         seed=one.seed,
         resolved=resolved,
         features=model.features or config.features,
-        trained=TrainedSource(where, (one.task.id,), one.dataset, columns),
+        trained=TrainedSource(where, (one.task.id,), one.dataset, columns, one.images, at),
     )
 
 
@@ -208,10 +219,16 @@ def _stand_in(network: HmoNetwork) -> dict[str, Any]:
 
 
 def _of_another_sweep(
-    config: SweepConfig, catalog: Catalog, model: ModelConfig, pattern: str, weights: str
+    config: SweepConfig,
+    catalog: Catalog,
+    model: ModelConfig,
+    pattern: str,
+    weights: str,
+    at: KeyPath,
 ) -> PlannedNetwork:
     path = weights_file(weights)
-    trunk, digest = catalog.trained_file(path)
+    file = catalog.trained_file(path)
+    trunk = file.trunk
     library, name = trunk.get("library", trunk["kind"]), trunk.get("name", trunk["kind"])
     if model.library not in ("trained", library) or not fnmatchcase(name, pattern):
         raise ModelError(f"{path} holds {library} network {name!r}, not {pattern!r}")
@@ -219,9 +236,9 @@ def _of_another_sweep(
         library=library,
         weights=weights,
         seed=0,
-        resolved=catalog.trained(trunk, digest, name, model.layers),
+        resolved=catalog.trained(trunk, file.digest, name, model.layers),
         features=model.features or config.features,
-        trained=TrainedSource(str(path), (), None, {}),
+        trained=TrainedSource(str(path), (), None, {}, frozenset(file.images), at),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,9 @@ from toolkit.plan.networks import places_of_names, plan_networks, planned_form
 from toolkit.plan.refusals import (
     exclude_rules_without_field,
     impossible_readouts,
+    notes_on_similarities,
     solvers_without_features,
+    tested_training_images,
 )
 from toolkit.plan.tasks import tasks_of
 from toolkit.plan.train_tasks import PlannedTraining, training_tasks
@@ -77,15 +79,21 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
         partial(plan_networks, config, source, catalog, trainings),
         list(places_of_names(config)),
     )
+    all_networks = list(itertools.chain.from_iterable(networks))
+    problems += list(tested_training_images(config, source, datasets, all_networks))
     problems += list(impossible_readouts(config, source, datasets))
     problems += list(exclude_rules_without_field(config, source))
     problems += list(solvers_without_features(config, source))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+    datasets = [
+        replace(one, notes=(*one.notes, *notes_on_similarities(config, one, all_networks)))
+        for one in datasets
+    ]
     extract: dict[str, Task] = {}
     encode: dict[str, Task] = {}
     for dataset in datasets:
-        for network in itertools.chain.from_iterable(networks):
+        for network in all_networks:
             if not network.is_for(dataset):
                 continue
             for features in network.features:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolkit.config import ReadoutConfig, SweepConfig
 from toolkit.plan.datasets import PlannedDataset
+from toolkit.plan.networks import PlannedNetwork
+from toolkit.plan.tasks import SIMILARITY_KINDS
 from toolkit.yaml_source import KeyPath, Source
+
+# The fewest images whose dissimilarities are worth a correlation.
+MIN_COMPARED = 4
+_N_NAMED = 5
 
 
 def impossible_readouts(
@@ -61,3 +68,53 @@ def exclude_rules_without_field(config: SweepConfig, source: Source) -> Iterator
     for i, rule in enumerate(config.exclude):
         if not rule.model_dump(exclude_none=True):
             yield source.problem(("exclude", i), "an empty rule would leave out everything")
+
+
+def tested_training_images(
+    config: SweepConfig,
+    source: Source,
+    datasets: Sequence[PlannedDataset],
+    networks: Sequence[PlannedNetwork],
+) -> Iterator[str]:
+    """Problems of networks that were trained on images they are to be tested on.
+
+    Also of similarities for which too few images are left that a network has not seen.
+    """
+    is_compared = any(readout.kind in SIMILARITY_KINDS for readout in config.readouts)
+    for network, dataset in itertools.product(networks, datasets):
+        trained = network.trained
+        if trained is None or not network.is_for(dataset) or not dataset.splits:
+            continue
+        tested, seen = dataset.tested_ids(), dataset.tested_ids(trained.images)
+        if seen:
+            yield source.problem(
+                trained.at,
+                f"{network.weights} was trained on {len(seen)} of the {len(tested)} images of "
+                f"'{dataset.name}' that protocol {config.protocol.kind} tests "
+                f"({', '.join(seen[:_N_NAMED])}); test images it has not seen, with protocol: "
+                "{kind: fixed}, or take another network",
+            )
+        elif is_compared and trained.has_seen(dataset) and len(tested) < MIN_COMPARED:
+            yield source.problem(
+                trained.at,
+                f"rdm and cka compare the images that {network.weights} was not trained on, and "
+                f"the protocol leaves {len(tested)} of '{dataset.name}'; at least {MIN_COMPARED} "
+                "are needed",
+            )
+
+
+def notes_on_similarities(
+    config: SweepConfig, dataset: PlannedDataset, networks: Sequence[PlannedNetwork]
+) -> tuple[str, ...]:
+    """Which images similarities are of, where these are not all."""
+    names = dict.fromkeys(
+        network.weights
+        for network in networks
+        if network.trained and network.is_for(dataset) and network.trained.has_seen(dataset)
+    )
+    if not names or all(one.kind not in SIMILARITY_KINDS for one in config.readouts):
+        return ()
+    which = f"{len(dataset.tested_ids())} " if dataset.splits else ""
+    return (
+        f"rdm and cka of {', '.join(names)} are of the {which}test images only, unseen by them",
+    )

@@ -14,6 +14,8 @@ from toolkit.plan.identity import config_hash, how_to_score
 from toolkit.plan.networks import PlannedNetwork
 from toolkit.task import Task, TaskKind
 
+SIMILARITY_KINDS = ("rdm", "cka")
+
 
 def tasks_of(
     config: SweepConfig, dataset: PlannedDataset, network: PlannedNetwork, form: FeatureForm
@@ -145,7 +147,7 @@ def _encode_task(
             "responses": dataset.responses_digest or f"absent:{dataset.name}",
             "layer": layer.name,
             "readout": readout,
-            **({} if readout["kind"] in ("rdm", "cka") else how_to_score(config)),
+            **_how_to_score(config, dataset, network, readout),
             **({} if solver == "auto" else {"solver": solver}),
         },
         inputs=tuple(parent.id for parent in parents),
@@ -174,6 +176,16 @@ def _encode_task(
             "memory_gb": config.resources.encode.memory_gb,
         },
     )
+
+
+def _how_to_score(
+    config: SweepConfig, dataset: PlannedDataset, network: PlannedNetwork, readout: dict[str, Any]
+) -> dict[str, Any]:
+    """A similarity is of all images, or of those tested if the network was trained on others."""
+    if readout["kind"] not in SIMILARITY_KINDS:
+        return how_to_score(config)
+    is_partly_seen = network.trained is not None and network.trained.has_seen(dataset)
+    return {"protocol": how_to_score(config)["protocol"]} if is_partly_seen else {}
 
 
 def features_id(task: Task) -> str:

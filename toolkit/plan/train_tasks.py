@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.catalog import Catalog
 from toolkit.config import HmoNetwork, SweepConfig, are_trained_here
-from toolkit.models import ModelError
+from toolkit.models import ModelError, WeightsUnavailableError
 from toolkit.plan.datasets import PlannedDataset
 from toolkit.plan.identity import config_hash, how_to_score
 from toolkit.plan.searches import rungs_of, trials_of, with_choices
@@ -18,9 +18,10 @@ from toolkit.plan.variants import Variant, hmo_search, recipe_of
 from toolkit.task import Task, TaskKind
 from toolkit.training import Recipe
 from toolkit.training.hmo.space import ModuleSpace
-from toolkit.yaml_source import Source
+from toolkit.yaml_source import KeyPath, Source
 
 _OF_THIS_SWEEP, _OF_ANOTHER_SWEEP = "trained:", "run:"
+_N_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class PlannedTraining:
         Which repetition.
     task
         The task that leaves the network behind.
+    images
+        Content of every image that the network is trained on, or what it starts from was.
     """
 
     variant: Variant
@@ -44,6 +47,17 @@ class PlannedTraining:
     seed: int
     fold: int
     task: Task
+    images: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The trained network that a training starts from: what decides it, and where it is."""
+
+    digest: str
+    where: str
+    inputs: tuple[str, ...]
+    images: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,7 @@ class _Setting:
     variant: Variant
     seed: int
     fold: int
-    start: dict[str, str]  # "digest" and "where", or empty
-    inputs: tuple[str, ...]
+    start: _Start | None
 
     def params(self) -> dict[str, Any]:
         """What decides the weights, the network and the recipe apart."""
@@ -66,7 +79,7 @@ class _Setting:
             "responses": self.dataset.responses_digest or f"absent:{self.dataset.name}",
             "protocol": protocol,
             "fold": self.fold,
-            **({"start": self.start["digest"]} if self.start else {}),
+            **({"start": self.start.digest} if self.start else {}),
         }
 
     def scoring(self) -> dict[str, Any]:
@@ -86,7 +99,7 @@ class _Setting:
         return {
             "dataset": self.dataset.loader,
             "weights": "random" if is_trained else self.variant.weights,
-            **({"start": self.start["where"]} if self.start else {}),
+            **({"start": self.start.where} if self.start else {}),
             "device": training.device,
             "compile": training.compile,
             "checkpoint_s": training.checkpoint_s,
@@ -138,7 +151,7 @@ class _Setting:
             kind=TaskKind.TRAIN,
             label=" ".join([*names, step, *place]),
             params={"step": step, **params},
-            inputs=tuple(dict.fromkeys((*self.inputs, *inputs))),
+            inputs=tuple(dict.fromkeys((*(self.start.inputs if self.start else ()), *inputs))),
             columns=self.columns(step, **columns),
             options=self.options(
                 image_passes=max(n_epochs, 1) * self.dataset.n_train, **(options or {})
@@ -166,11 +179,12 @@ def training_tasks(
     training = variant.training
     folds = range(dataset.n_splits or 1) if training.folds == "all" else training.folds
     for seed, fold in itertools.product(training.seeds or (config.seed,), folds):
-        start, inputs = _start(source, catalog, variant, dataset, seed, fold, earlier)
-        setting = _Setting(config, dataset, variant, seed, fold, start, inputs)
+        start = _start(source, catalog, variant, dataset, seed, fold, earlier)
+        setting = _Setting(config, dataset, variant, seed, fold, start)
         own = _tasks_of(setting)
+        images = dataset.images_for_training(fold) | (start.images if start else frozenset())
         tasks += own
-        planned.append(PlannedTraining(variant, dataset.name, seed, fold, own[-1]))
+        planned.append(PlannedTraining(variant, dataset.name, seed, fold, own[-1], images))
     return tasks, planned
 
 
@@ -300,18 +314,46 @@ def _start(
     seed: int,
     fold: int,
     earlier: Sequence[PlannedTraining],
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The trained network that training starts from: what decides it, and where it is."""
+) -> _Start | None:
     weights, at = variant.weights, source.existing((*variant.at, "network", "weights"))
+    if not are_trained_here(weights):
+        return None
     if weights.startswith(_OF_ANOTHER_SWEEP):
-        path = weights_file(weights)
-        try:
-            _, digest = catalog.trained_file(path)
-        except ModelError as error:
-            raise source.error(at, str(error)) from error
-        return {"digest": digest, "where": str(path)}, ()
-    if not weights.startswith(_OF_THIS_SWEEP):
-        return {}, ()
+        start = _start_of_another_sweep(source, catalog, variant, at)
+    else:
+        start = _start_of_this_sweep(source, variant, dataset, seed, fold, earlier, at)
+    if tested := dataset.tested_ids(start.images, fold):
+        raise source.error(
+            at,
+            f"{weights} was trained on {len(tested)} of the images of '{dataset.name}' that fold "
+            f"{fold} of the protocol tests ({', '.join(tested[:_N_NAMED])}); start from a network "
+            "that has not seen them, or test others",
+        )
+    return start
+
+
+def _start_of_another_sweep(
+    source: Source, catalog: Catalog, variant: Variant, at: KeyPath
+) -> _Start:
+    path = weights_file(variant.weights)
+    try:
+        file = catalog.trained_file(path)
+        catalog.require_start(path, file.digest, variant.trunk)
+    except (ModelError, WeightsUnavailableError) as error:
+        raise source.error(at, str(error)) from error
+    return _Start(file.digest, str(path), (), frozenset(file.images))
+
+
+def _start_of_this_sweep(
+    source: Source,
+    variant: Variant,
+    dataset: PlannedDataset,
+    seed: int,
+    fold: int,
+    earlier: Sequence[PlannedTraining],
+    at: KeyPath,
+) -> _Start:
+    weights = variant.weights
     name = weights.removeprefix(_OF_THIS_SWEEP)
     found = [
         one
@@ -329,13 +371,14 @@ def _start(
             f"trainings: "
             f"{', '.join(dict.fromkeys(one.variant.name for one in earlier)) or 'none'}",
         )
-    task = (same or found)[0].task
-    where = _OF_THIS_SWEEP + task.id
-    return {"digest": where, "where": where}, (task.id,)
+    (one,) = same or found
+    where = _OF_THIS_SWEEP + one.task.id
+    return _Start(where, where, (one.task.id,), one.images)
 
 
 def _same_trunk(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return {**one, "weights": None} == {**other, "weights": None}
+    own = {"weights": None, "digest": None}
+    return {**one, **own} == {**other, **own}
 
 
 def weights_file(reference: str) -> Path:

@@ -37,6 +37,8 @@ class Assignment:
     initial
         Weights and buffers to start from, by their names in the network: those of an earlier
         training, or of parts of several. The others are drawn, or the library's.
+    seen
+        :meth:`toolkit.data.Stimuli.image_digests` of the images that those were trained on.
     pause_after
         Epochs after which training pauses, although the recipe has more: no part of the identity,
         so that it goes on from its checkpoint where a later pause, or none, is given.
@@ -48,7 +50,13 @@ class Assignment:
     rows: NDArray[np.integer]
     bank: ImageBank
     initial: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    seen: tuple[str, ...] = ()
     pause_after: int | None = None
+
+    def images(self) -> tuple[str, ...]:
+        """Digests of every image that decides the weights, sorted: those it starts from, too."""
+        digests = self.dataset.stimuli.image_digests()
+        return tuple(sorted({*self.seen, *(digests[row] for row in self.rows)}))
 
     def identity(self) -> dict[str, Any]:
         """JSON values that tell this training from every other."""

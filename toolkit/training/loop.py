@@ -92,6 +92,7 @@ def train(assignment: Assignment, folder: Path, running: Running | None = None) 
         spec=assignment.spec,
         neuroid_ids=assignment.dataset.neuroid_ids if assignment.recipe.neural_kinds else (),
         classes=trainer.classes,
+        images=assignment.images(),
         about={**assignment.identity(), "best_epoch": best_epoch},
     )
     best_value = trainer.state.best_value

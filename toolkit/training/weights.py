@@ -20,6 +20,7 @@ def save_trained(path: Path, trained: Trained) -> None:
         "is_rate": trained.network.is_rate,
         "neuroid_ids": trained.neuroid_ids,
         "classes": trained.classes,
+        "images": trained.images,
         "about": trained.about,
     }
     # Layouts such as channels-last are no part of the format.

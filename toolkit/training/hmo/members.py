@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from toolkit.atomic import atomic_path
+from toolkit.models.checkpoint import read_weights
 from toolkit.models.network_spec import SmallModule
-from toolkit.models.trained import WeightsFileError
+from toolkit.models.trained import WeightsFileError, metadata_in
 from toolkit.training.hmo.search import Member
 
 _KEY = "toolkit.training.hmo"
@@ -31,19 +32,28 @@ def save_members(path: Path, members: Sequence[Member]) -> None:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(modules)})
 
 
-def load_members(path: Path) -> list[Member]:
+def load_members(path: Path, sha256: str = "") -> list[Member]:
     """Read what :func:`save_members` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        The hash that it must have, hexadecimal; empty for any.
 
     Raises
     ------
     WeightsFileError
         If the file is not one.
+    toolkit.models.WeightsChangedError
+        If it has another hash.
     """
+    content = read_weights(path, sha256)
     try:
-        with safe_open(path, framework="pt") as file:
-            modules = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError) as error:
+        tensors = safetensors.torch.load(content)
+        modules = json.loads(metadata_in(content)[_KEY])
+    except Exception as error:  # broken bytes raise anything
         raise WeightsFileError(f"{path} holds no trained modules: {error!r}") from error
     return [
         _member(number, SmallModule.from_plain(plain), tensors)

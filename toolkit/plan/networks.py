@@ -43,7 +43,7 @@ class TrainedSource:
 
     where: str
     inputs: tuple[str, ...]
-    dataset: str | None
+    dataset: PlannedDataset | None
     columns: dict[str, Any]
 
 
@@ -60,7 +60,7 @@ class PlannedNetwork:
 
     def is_for(self, dataset: PlannedDataset) -> bool:
         """Whether its features are to be taken of this data set's images."""
-        return self.trained is None or self.trained.dataset in (None, dataset.name)
+        return self.trained is None or self.trained.dataset in (None, dataset)
 
 
 def places_of_names(config: SweepConfig) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config import (
@@ -58,7 +58,7 @@ class PlannedDataset:
     n_splits: int | None = None
     split_names: tuple[str, ...] | None = None
     n_classes: Mapping[str, int] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_present(self) -> bool:

@@ -72,8 +72,6 @@ class Contender:
         The task of the trial.
     last
         The task of its last rung; None before the first.
-    number
-        Of the trial.
     score, best_epoch, n_epochs
         The monitored value on the validation images, the epoch that had it, and the epochs it was
         trained; None if it diverged.
@@ -81,7 +79,6 @@ class Contender:
 
     origin: Task
     last: Task | None
-    number: int
     score: float | None = None
     best_epoch: int | None = None
     n_epochs: int | None = None
@@ -90,7 +87,8 @@ class Contender:
 def ranking(task: Task, session: Session) -> list[Contender]:
     """The trials of the rung before a task, the best one first.
 
-    Trials of equal score come in the order of their numbers; those that diverged come last.
+    Trials of equal score come in the order of their ids, which no order of the config changes;
+    those that diverged come last.
     """
     from toolkit.results import read_scores
 
@@ -99,8 +97,8 @@ def ranking(task: Task, session: Session) -> list[Contender]:
         _, said = read_scores(session.run.result_path(task_id))
         origin, last = (session.run.task(one) for one in (said["origin"], task_id))
         measured = (said["val_score"], said["best_epoch"], said["n_epochs"])
-        found.append(Contender(origin, last, said["trial"], *measured))
-    return sorted(found, key=lambda one: (one.score is None, -(one.score or 0.0), one.number))
+        found.append(Contender(origin, last, *measured))
+    return sorted(found, key=lambda one: (one.score is None, -(one.score or 0.0), one.origin.id))
 
 
 def _train(task: Task, session: Session, progress: Progress) -> None:
@@ -114,7 +112,7 @@ def _train(task: Task, session: Session, progress: Progress) -> None:
 
 
 def _try(task: Task, session: Session, progress: Progress) -> None:
-    _contend(task, session, progress, Contender(task, None, task.options["trial"]))
+    _contend(task, session, progress, Contender(task, None))
 
 
 def _go_on(task: Task, session: Session, progress: Progress) -> None:
@@ -140,15 +138,14 @@ def _contend(task: Task, session: Session, progress: Progress, trial: Contender)
         try:
             result = run_training(task, session, progress, assignment)
         except DivergedError as error:
-            _log.warning("trial %d diverged: %s", trial.number, error)
+            _log.warning("%s diverged: %s", trial.origin.label, error)
     description = description_of(trial.origin, assignment.recipe, assignment, result)
     if result is not None and pause_after is None:
         _keep(task, session, result)
     elif result is not None:
         keep_curve(task, session, result.curve)
         result.path.unlink()
-    origin = {"trial": trial.number, "origin": trial.origin.id}
-    publish(task, session, None, {**description, **origin}, meter)
+    publish(task, session, None, {**description, "origin": trial.origin.id}, meter)
     if pause_after is None:
         _forget_checkpoints(task, session)
 
@@ -164,8 +161,8 @@ def _win(task: Task, session: Session, progress: Progress) -> None:
             f"all {len(task.params['from'])} trials diverged: search lower values of optimizer.lr, "
             "or write a max_grad_norm"
         )
-    _log.info("trial %d wins with %.6g on the validation images", best.number, best.score)
-    won = {"trial": best.number, "val_score": best.score}
+    _log.info("%s wins with %.6g on the validation images", best.origin.label, best.score)
+    won = {"origin": best.origin.id, "val_score": best.score}
     if task.params["refit"]:
         assignment = _refit(best, session)
         result = run_training(task, session, progress, assignment)
@@ -210,7 +207,7 @@ def _take_checkpoint(task: Task, session: Session, trial: Contender) -> None:
     before = session.run.checkpoints_path(trial.last.id)
     checkpoints = list(before.glob("*.pt"))
     if not checkpoints:
-        _log.warning("%s has no checkpoint: trial %d begins anew", before, trial.number)
+        _log.warning("%s has no checkpoint: %s begins anew", before, trial.origin.label)
         return
     folder.mkdir(parents=True, exist_ok=True)
     for path in checkpoints:

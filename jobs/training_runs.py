@@ -150,7 +150,6 @@ def description_of(
     n_rows = len(assignment.rows)
     return {
         "outcome": "diverged" if result is None else "trained",
-        "trial": None,
         "recipe": json.dumps(how, sort_keys=True),
         "recipe_digest": json_digest(how)[:_DIGEST_DIGITS],
         "n_epochs": None if result is None else len(result.curve),

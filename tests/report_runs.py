@@ -137,6 +137,7 @@ def write_synthetic_tables(
             r = np.clip(tuned * ceiling + random.normal(0, 0.05, n_neurons), -1, 1)
             task_id = f"encode-synthetic-{len(rows)}"
             identity = {
+                "row_id": f"{len(rows):012x}",
                 "task_id": task_id,
                 "model": f"synthetic_net_{network:03d}",
                 "library": "timm",
@@ -196,6 +197,7 @@ def write_synthetic_search(folder: Path, *, n_trials: int, n_epochs: int) -> Pat
             {
                 **dict.fromkeys(names(RESULT_COLUMNS)),
                 **PROVENANCE,
+                "row_id": f"{trial:012x}",
                 "task_id": task_id,
                 "status": "done",
                 "experiment": "synthetic",

@@ -28,22 +28,22 @@ from toolkit.terminal import make_console
 
 # fmt: off
 RESULT_NAMES = [
-    "task_id", "status", "experiment", "dataset", "region", "model", "library", "weights",
+    "row_id", "task_id", "status", "experiment", "dataset", "region", "model", "library", "weights",
     "seed", "layer", "layer_index", "layer_depth", "features", "n_features",
     "readout", "n_components", "solver",
     "alpha_median", "alpha_at_edge", "ev_mean", "ev_median", "r_mean", "r_median", "r2_mean",
     "mse_mean", "ceiling_median", "ceiled_median_2026", "ceiled_median_2018", "n_neurons",
     "n_neurons_scored", "r_mean_sem", "r_median_sem", "r_mean_low", "r_mean_high", "p_value",
     "ceiling_images", "similarity", "n_train", "n_test", "n_splits", "seconds", "peak_memory_bytes",
-    "device", "training", "step", "objective", "fold", "rung", "slot", "outcome", "trial",
+    "device", "training", "step", "objective", "fold", "rung", "slot", "trial", "outcome",
     "recipe", "recipe_digest", "n_epochs", "best_epoch", "val_score", "accuracy", "error_class",
     "error_message", "config_hash", "git_sha", "versions", "created",
 ]
 # fmt: on
 # fmt: off
 NEURON_NAMES = [
-    "task_id", "model", "library", "weights", "seed", "layer", "readout", "training", "neuron_id",
-    "region", "alpha", "ev", "r", "r2", "mse", "n_splits_scored", "ceiling",
+    "row_id", "task_id", "model", "library", "weights", "seed", "layer", "readout", "training",
+    "neuron_id", "region", "alpha", "ev", "r", "r2", "mse", "n_splits_scored", "ceiling",
 ]
 # fmt: on
 

@@ -1,19 +1,19 @@
 """Searches as tasks that are known beforehand: who goes on, who wins, and killed ones."""
 
+import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from training_sweeps import collected, start, sweep
+from training_sweeps import collected, plan_of, start, sweep
 
 from jobs.assignments import assignment_of
 from jobs.run import work_through
 from jobs.session import Session
-from jobs.train import Contender, ranking
+from jobs.train import ranking
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.results import read_scores, write_scores
 from toolkit.task import Task, TaskState
@@ -170,7 +170,7 @@ def with_scores(run: RunFolder, tasks: list[Task], scores: list[float | None]) -
         write_scores(run.result_path(task.id), neurons, {**summary, "val_score": score})
 
 
-def test_ties_go_to_the_lower_number_and_diverged_trials_come_last(
+def test_ties_go_by_what_the_trials_are_and_diverged_trials_come_last(
     finished: RunFolder, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "run")
@@ -178,8 +178,9 @@ def test_ties_go_to_the_lower_number_and_diverged_trials_come_last(
     trials = [task for task in run.tasks() if task.params["step"] == "trial"]
     slot = next(task for task in run.tasks() if task.params["step"] == "slot")
     with_scores(run, trials, [-0.5, None, -0.25, None, -0.25])
-    assert [one.number for one in ranking(slot, Session(run, 1))] == [2, 4, 0, 1, 3]
-    assert isinstance(ranking(slot, Session(run, 1))[0], Contender)
+    ids = [task.id for task in trials]
+    expected = [*sorted((ids[2], ids[4])), ids[0], *sorted((ids[1], ids[3]))]
+    assert [one.origin.id for one in ranking(slot, Session(run, 1))] == expected
 
 
 def test_a_search_without_any_winner_says_so(finished: RunFolder, tmp_path: Path) -> None:
@@ -233,7 +234,29 @@ def test_killed_jobs_of_a_sweep_end_with_the_same_bits(tmp_path: Path) -> None:
         assert ours[name] == theirs[name], name
 
 
-def test_a_trial_may_belong_to_two_searches(finished: RunFolder) -> None:
-    """What a trial is does not depend on its number."""
-    trials = [task for task in finished.tasks() if task.params["step"] == "trial"]
-    assert replace(trials[0], options={**trials[0].options, "trial": 3}).id == trials[0].id
+def test_trials_are_numbered_by_the_config_that_asks_for_them_now(
+    finished: RunFolder, tmp_path: Path
+) -> None:
+    """A search in another order, and another search that shares a trial, reuse what is there."""
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.path, run.path)
+    order, other = [3e-3, 1e-4, 1e-2, 1e9, 1e-3], [5e-3, 1e-4]
+    plan = plan_of(tmp_path, CONFIG, f"training.halved.search.over={over(order)}")
+    assert {task.id for task in plan.tasks} == {task.id for task in finished.tasks()}
+    entry = CONFIG.partition("training:\n")[2].partition("executor:")[0].replace("halved", "other")
+    both = CONFIG.replace("executor:", f"{entry}executor:")
+    overrides = [
+        f"training.{name}.search.over={over(lr)}"
+        for name, lr in (("halved", order), ("other", other))
+    ]
+    run.write_plan(plan_of(tmp_path, both, *overrides).tasks, finished.read_summary())
+    rows = collected(run.path)
+    done = rows[rows["status"] == "done"]
+    assert done["training"].value_counts().to_dict() == {"halved": 11, "other": 1}
+    for _, row in done.iterrows():
+        lr = {"halved": order, "other": other}[row["training"]][int(row["trial"])]
+        assert json.loads(row["recipe"])["recipe"]["optimizer"]["lr"] == lr
+
+
+def over(lr: list[float]) -> str:
+    return f"{{optimizer.lr: [{', '.join(f'{one:.1e}' for one in lr)}]}}"

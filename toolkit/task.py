@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -68,9 +69,13 @@ class Task:
     label
         What a person reads in tables and logs. Not part of the id.
     columns
-        What identifies the task's rows in the result tables. Not part of the id.
+        What identifies the task's row in the result tables: names, which are labels. Not part of
+        the id.
     options
         How to run it (where the files are, batch size, device). Not part of the id.
+    more_columns
+        The same of its further rows: what has one content may be planned under several names, such
+        as two paths of one checkpoint. Not part of the id.
     """
 
     kind: TaskKind
@@ -79,6 +84,7 @@ class Task:
     label: str = ""
     columns: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    more_columns: tuple[dict[str, Any], ...] = ()
 
     @cached_property
     def id(self) -> str:
@@ -88,6 +94,11 @@ class Task:
             "params": self.params,
         }
         return f"{self.kind}-{json_digest(identity)[:12]}"
+
+    @property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """What identifies each of its rows in the result tables."""
+        return (self.columns, *self.more_columns)
 
     def to_dict(self) -> dict[str, Any]:
         """The task as JSON values; :meth:`from_dict` reads them back."""
@@ -99,6 +110,7 @@ class Task:
             "params": self.params,
             "columns": self.columns,
             "options": self.options,
+            "more_columns": list(self.more_columns),
         }
 
     @classmethod
@@ -118,6 +130,7 @@ class Task:
             label=raw["label"],
             columns=raw["columns"],
             options=raw["options"],
+            more_columns=tuple(raw["more_columns"]),
         )
         if task.id != raw["id"]:
             raise ValueError(
@@ -125,6 +138,17 @@ class Task:
                 "written by another version; run the sweep again to write it anew"
             )
         return task
+
+
+def each_once(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """Tasks by their ids, in order; one that comes under several names keeps the rows of all."""
+    found: dict[str, Task] = {}
+    for task in tasks:
+        known = found.setdefault(task.id, task)
+        new = tuple(row for row in task.rows if row not in known.rows)
+        if known.kind.gives_scores and new:
+            found[task.id] = replace(known, more_columns=known.more_columns + new)
+    return tuple(found.values())
 
 
 def json_digest(value: Any) -> str:

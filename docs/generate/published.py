@@ -98,7 +98,7 @@ def _column(name: str) -> Callable[[Row, Tables], Any]:
 
 def _median_r2(row: Row, tables: Tables) -> float:
     neurons = tables.neurons
-    return float(neurons.loc[neurons["task_id"] == row["task_id"], "r2"].median())
+    return float(neurons.loc[neurons["row_id"] == row["row_id"], "r2"].median())
 
 
 def _optimizer(row: Row, _: Tables) -> str:

@@ -88,7 +88,9 @@ def measured_in(
         done = run.done_ids()
     except OSError:
         return []
-    collected = dict(_collected(run.path / "results.parquet"))
+    collected: dict[str, Measured] = {}
+    for task_id, measured in _collected(run.path / "results.parquet"):
+        collected.setdefault(task_id, measured)  # a task may have several rows
     rest = [task_id for task_id in done if task_id in tasks and task_id not in collected]
     first = sorted(rest, key=lambda task_id: (not wanted(tasks[task_id]), task_id))
     found = list(collected.values())

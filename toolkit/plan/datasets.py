@@ -66,7 +66,7 @@ class PlannedDataset:
     n_splits: int | None = None
     split_names: tuple[str, ...] | None = None
     n_classes: Mapping[str, int] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
     stimulus_ids: tuple[str, ...] = field(default=(), repr=False)
     images: tuple[str, ...] = field(default=(), repr=False)
     splits: tuple[Split, ...] = field(default=(), repr=False, compare=False)

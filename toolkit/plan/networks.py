@@ -47,14 +47,14 @@ class TrainedSource:
 
     where: str
     inputs: tuple[str, ...]
-    dataset: str | None
+    dataset: PlannedDataset | None
     columns: dict[str, Any]
     images: frozenset[str]
     at: KeyPath
 
     def has_seen(self, dataset: PlannedDataset) -> bool:
         """Whether it was trained on any image of the data set."""
-        return self.dataset == dataset.name or not self.images.isdisjoint(dataset.images)
+        return self.dataset == dataset or not self.images.isdisjoint(dataset.images)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PlannedNetwork:
 
     def is_for(self, dataset: PlannedDataset) -> bool:
         """Whether its features are to be taken of this data set's images."""
-        return self.trained is None or self.trained.dataset in (None, dataset.name)
+        return self.trained is None or self.trained.dataset in (None, dataset)
 
 
 def places_of_names(config: SweepConfig) -> Iterator[tuple[int, int]]:

@@ -14,8 +14,10 @@ from toolkit.plan.datasets import PlannedDataset, plan_dataset
 from toolkit.plan.identity import config_hash
 from toolkit.plan.networks import places_of_names, plan_networks, planned_form
 from toolkit.plan.refusals import (
+    datasets_of_one_name,
     exclude_rules_without_field,
     impossible_readouts,
+    indistinguishable_rows,
     notes_on_similarities,
     solvers_without_features,
     tested_training_images,
@@ -24,7 +26,7 @@ from toolkit.plan.tasks import tasks_of
 from toolkit.plan.train_tasks import PlannedTraining, training_tasks
 from toolkit.plan.training_refusals import refuse_unfitting
 from toolkit.plan.trainings import is_excluded, plan_variants
-from toolkit.task import Task
+from toolkit.task import Task, each_once
 from toolkit.yaml_source import ConfigError, Source
 
 
@@ -41,8 +43,9 @@ class Plan:
     datasets
         The planned data sets.
     train, extract, encode
-        The tasks; an encode task's inputs are the extract tasks that make its features, whose
-        inputs are the train tasks that make their networks.
+        The tasks, each once: what has one content under several names is computed once, and has a
+        row for each (:attr:`toolkit.task.Task.rows`). An encode task's inputs are the extract
+        tasks that make its features, whose inputs are the train tasks that make their networks.
     """
 
     name: str
@@ -65,7 +68,7 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     ------
     ConfigError
         With every problem found: unknown networks or layers, unreadable data, splits that do
-        not exist, more components than training stimuli, two readouts of one name.
+        not exist, more components than training stimuli, two data sets or read-outs of one name.
     """
     problems: list[str] = []
     datasets = _collect(
@@ -81,6 +84,7 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     )
     all_networks = list(itertools.chain.from_iterable(networks))
     problems += list(tested_training_images(config, source, datasets, all_networks))
+    problems += list(datasets_of_one_name(config, source))
     problems += list(impossible_readouts(config, source, datasets))
     problems += list(exclude_rules_without_field(config, source))
     problems += list(solvers_without_features(config, source))
@@ -90,8 +94,8 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
         replace(one, notes=(*one.notes, *notes_on_similarities(config, one, all_networks)))
         for one in datasets
     ]
-    extract: dict[str, Task] = {}
-    encode: dict[str, Task] = {}
+    extract: list[Task] = []
+    encode: list[Task] = []
     for dataset in datasets:
         for network in all_networks:
             if not network.is_for(dataset):
@@ -100,17 +104,19 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
                 form = planned_form(features, dataset)
                 parents, children = tasks_of(config, dataset, network, form)
                 if children:
-                    extract.update({parent.id: parent for parent in parents})
-                    encode.update({child.id: child for child in children})
+                    extract += parents
+                    encode += children
     if not (encode or train):
         raise source.error(("exclude",), "the exclude rules leave nothing to do")
+    if problems := list(indistinguishable_rows(source, (*train, *encode))):
+        raise ConfigError(problems)
     return Plan(
         name=config.name,
         config_hash=config_hash(config),
         datasets=tuple(datasets),
-        extract=tuple(extract.values()),
-        encode=tuple(encode.values()),
-        train=tuple({task.id: task for task in train}.values()),
+        extract=each_once(extract),
+        encode=each_once(encode),
+        train=each_once(train),
     )
 
 

@@ -10,6 +10,7 @@ from toolkit.config import ReadoutConfig, SweepConfig
 from toolkit.plan.datasets import PlannedDataset
 from toolkit.plan.networks import PlannedNetwork
 from toolkit.plan.tasks import SIMILARITY_KINDS
+from toolkit.task import Task, TaskKind
 from toolkit.yaml_source import KeyPath, Source
 
 # The fewest images whose dissimilarities are worth a correlation.
@@ -32,6 +33,35 @@ def impossible_readouts(
                     at, f"a readout called '{name}' stands at readouts[{seen[name][1]}]; name one"
                 )
             seen.setdefault(name, (params, i))
+
+
+def datasets_of_one_name(config: SweepConfig, source: Source) -> Iterator[str]:
+    """Problems of data sets whose rows could not be told apart."""
+    first: dict[str, int] = {}
+    for i, dataset in enumerate(config.dataset):
+        if first.setdefault(dataset.name, i) != i:
+            yield source.problem(
+                source.existing(("dataset", i, "name")),
+                f"a data set called '{dataset.name}' stands at dataset[{first[dataset.name]}]; "
+                f"give this one a name of its own, such as name: {dataset.name}-{i}",
+            )
+
+
+def indistinguishable_rows(source: Source, tasks: Sequence[Task]) -> Iterator[str]:
+    """Problems of different results that every table would call the same."""
+    first: dict[tuple[Any, ...], Task] = {}
+    for task in tasks:
+        known = first.setdefault(tuple(task.columns.items()), task)
+        if known.id == task.id:
+            continue
+        named = task.columns.get("training")
+        is_training = task.kind is TaskKind.TRAIN
+        differing = [k for k, v in task.params.items() if v != known.params.get(k)]
+        yield source.problem(
+            ("training", str(named)) if is_training else source.existing(("models",)),
+            f"'{task.label}' would name two results, which differ in {', '.join(differing)}; "
+            f"{'make them two entries of training' if is_training else 'leave one of them out'}",
+        )
 
 
 def _too_large(

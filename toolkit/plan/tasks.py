@@ -112,6 +112,12 @@ def _extract_task(
     )
 
 
+def _without_layers(whole: Task) -> Task:
+    """What decides a layer's features: not which other layers are extracted with it."""
+    params = {key: value for key, value in whole.params.items() if key != "layers"}
+    return replace(whole, params=params)
+
+
 def _parts(whole: Task, n_parts: int) -> list[Task]:
     """One task, or several that share its images; features that are not stored cannot be shared."""
     if n_parts == 1 or whole.params["form"]["kind"] == "gram":
@@ -143,7 +149,7 @@ def _encode_task(
         kind=TaskKind.ENCODE,
         label=f"{whole.label} {layer.name} {readout_name}",
         params={
-            "features": whole.id,
+            "features": _without_layers(whole).id,
             "responses": dataset.responses_digest or f"absent:{dataset.name}",
             "layer": layer.name,
             "readout": readout,
@@ -168,6 +174,7 @@ def _encode_task(
             **({} if network.trained is None else network.trained.columns),
         },
         options={
+            "features": whole.id,
             "dataset": dataset.loader,
             "config_hash": hash_,
             "workers": config.dask.workers,
@@ -194,7 +201,7 @@ def features_id(task: Task) -> str:
     The id of the extract task that would make all of them, however many tasks share the images.
     """
     if task.kind is TaskKind.ENCODE:
-        return str(task.params["features"])
+        return str(task.options["features"])
     params = {key: value for key, value in task.params.items() if key != "part"}
     return replace(task, params=params).id
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.catalog import Catalog
-from toolkit.config import HmoNetwork, SweepConfig, are_trained_here
+from toolkit.config import HmoNetwork, SearchConfig, SweepConfig, are_trained_here
 from toolkit.models import ModelError, WeightsUnavailableError
 from toolkit.plan.datasets import PlannedDataset
 from toolkit.plan.identity import config_hash, how_to_score
 from toolkit.plan.searches import rungs_of, trials_of, with_choices
 from toolkit.plan.variants import Variant, hmo_search, recipe_of
-from toolkit.task import Task, TaskKind
+from toolkit.task import Task, TaskKind, json_digest
 from toolkit.training import Recipe
 from toolkit.training.hmo.space import ModuleSpace
 from toolkit.yaml_source import KeyPath, Source
@@ -33,7 +33,7 @@ class PlannedTraining:
     variant
         What is trained.
     dataset
-        Name of the data set.
+        What it is trained on.
     seed, fold
         Which repetition.
     task
@@ -43,7 +43,7 @@ class PlannedTraining:
     """
 
     variant: Variant
-    dataset: str
+    dataset: PlannedDataset
     seed: int
     fold: int
     task: Task
@@ -144,7 +144,7 @@ class _Setting:
     ) -> Task:
         """One task of it, of at most so many epochs."""
         readout = columns.get("readout", self.variant.readout)
-        place = [f"{key} {value}" for key, value in columns.items() if key != "readout"]
+        place = [f"{key} {columns[key]}" for key in ("rung", "slot") if key in columns]
         names = [self.dataset.name, self.variant.label(readout), f"seed {self.seed}"]
         names += [f"fold {self.fold}"] if self.dataset.n_splits != 1 else []
         return Task(
@@ -184,7 +184,7 @@ def training_tasks(
         own = _tasks_of(setting)
         images = dataset.images_for_training(fold) | (start.images if start else frozenset())
         tasks += own
-        planned.append(PlannedTraining(variant, dataset.name, seed, fold, own[-1], images))
+        planned.append(PlannedTraining(variant, dataset, seed, fold, own[-1], images))
     return tasks, planned
 
 
@@ -212,22 +212,18 @@ def _search(setting: _Setting) -> list[Task]:
     """Trials, then slots of rungs that the best of the rung before go on in, then the winner."""
     variant, search = setting.variant, setting.variant.training.search
     assert search is not None
-    choices = trials_of(search, setting.config.seed)
+    trained = _different_trials(setting, search)
     n_epochs = Recipe.from_plain(variant.recipe(setting.seed)).n_epochs
-    rungs = rungs_of(search, len(choices), n_epochs)
+    rungs = rungs_of(search, len(trained), n_epochs)
     pauses = [{"pause_after": epochs} if epochs < n_epochs else {} for _, epochs in rungs]
     trials = []
-    for number, chosen in enumerate(choices):
-        given, decoder = with_choices(variant.training.recipe, variant.training.decoder, chosen)
-        network = {**variant.network(setting.seed), "decoder": _whole_decoder(decoder)}
-        recipe = _whole(recipe_of(given, variant.objectives, setting.seed))
-        params = {**setting.params(), "network": network, "recipe": recipe, **pauses[0]}
-        options = {"trial": number}
-        n_first = min(rungs[0][1], recipe["n_epochs"])
-        trials.append(setting.task("trial", params, n_first, (), options, rung=0, slot=number))
+    for number, what in enumerate(trained):
+        params = {**setting.params(), **what, **pauses[0]}
+        n_first = min(rungs[0][1], what["recipe"]["n_epochs"])
+        trials.append(setting.task("trial", params, n_first, rung=0, slot=number, trial=number))
     tasks, last = list(trials), trials
     for rung in range(1, len(rungs)):
-        parents = [task.id for task in last]
+        parents = sorted(task.id for task in last)
         last = [
             setting.task(
                 "slot",
@@ -241,9 +237,21 @@ def _search(setting: _Setting) -> list[Task]:
             for slot in range(rungs[rung][0])
         ]
         tasks += last
-    parents = [task.id for task in last]
+    parents = sorted(task.id for task in last)
     params = {"from": parents, "refit": search.refit, **setting.scoring()}
     return [*tasks, setting.task("winner", params, search.refit * n_epochs, parents)]
+
+
+def _different_trials(setting: _Setting, search: SearchConfig) -> list[dict[str, Any]]:
+    """Network and recipe of each trial, in the order of their numbers."""
+    variant = setting.variant
+    found: list[dict[str, Any]] = []
+    for chosen in trials_of(search, setting.config.seed):
+        given, decoder = with_choices(variant.training.recipe, variant.training.decoder, chosen)
+        network = {**variant.network(setting.seed), "decoder": _whole_decoder(decoder)}
+        recipe = _whole(recipe_of(given, variant.objectives, setting.seed))
+        found.append({"network": network, "recipe": recipe})
+    return list({json_digest(one): one for one in found}.values())
 
 
 def _whole_decoder(decoder: dict[str, Any]) -> dict[str, Any]:
@@ -359,7 +367,7 @@ def _start_of_this_sweep(
         one
         for one in earlier
         if one.variant.name == name
-        and one.dataset == dataset.name
+        and one.dataset == dataset
         and _same_trunk(one.variant.trunk, variant.trunk)
     ]
     same = [one for one in found if (one.seed, one.fold) == (seed, fold)]

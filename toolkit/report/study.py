@@ -15,6 +15,7 @@ from toolkit.metrics.uncertainty import bootstrap_interval
 from toolkit.report.errors import ReportError
 from toolkit.report.style import WEIGHTS_COLOUR
 from toolkit.results import Tables, load
+from toolkit.results.best import short_weights
 from toolkit.results.columns import RESULT_COLUMNS
 from toolkit.results.columns import names as column_names
 
@@ -105,8 +106,8 @@ def make_study(runs: Mapping[str, tuple[Path, Tables]]) -> Study:
         numbered = known.assign(run=name, row=range(first_row, first_row + len(known)))
         first_row += len(numbered)
         results.append(numbered)
-        row_of_task = numbered.set_index("task_id")["row"]
-        neurons.append(_slim(tables.neurons).assign(row=tables.neurons["task_id"].map(row_of_task)))
+        row_of_id = numbered.set_index("row_id")["row"]
+        neurons.append(_slim(tables.neurons).assign(row=tables.neurons["row_id"].map(row_of_id)))
         tasks.append(tables.tasks.assign(run=name))
     all_neurons = pd.concat(neurons, ignore_index=True)
     described = _described(pd.concat(results, ignore_index=True), n_runs=len(runs))
@@ -175,7 +176,7 @@ def _weights_kind(results: pd.DataFrame) -> pd.Series:
 def _weights_names(results: pd.DataFrame) -> pd.Series:
     """What tells the weights apart: a seed, a training's name, and what differs in it."""
     is_random = results["weights"] == "random"
-    names = results["weights"].map(lambda weights: PurePath(weights).name)
+    names = results["weights"].map(short_weights(results["weights"]))
     if results.loc[is_random, "seed"].nunique() > 1:
         names = names.where(~is_random, "random " + results["seed"].astype(str))
     has_training = results["training"].notna() & ~results["weights"].str.startswith("trained:")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
 
 from toolkit.report.style import DIVERGED, WEIGHTS_COLOUR
+from toolkit.results.best import short_weights
 
 TRIAL_STEPS = ("trial", "slot")
 
@@ -123,7 +123,7 @@ def _start(weights: str) -> str:
 
 
 def _variants(rows: pd.DataFrame) -> pd.Series:
-    weights = rows["weights"].map(lambda name: PurePath(name).name)
+    weights = rows["weights"].map(short_weights(rows["weights"]))
     told = rows[list(_VARIANT)].assign(weights=weights)
     differing = [column for column in _VARIANT if told[column].nunique(dropna=False) > 1]
     if not differing:

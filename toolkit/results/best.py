@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -76,9 +77,23 @@ def print_best(results: pd.DataFrame, console: Console) -> None:
             _print_plain(_cells(group), title, console)
 
 
+def short_weights(weights: Iterable[str]) -> dict[str, str]:
+    """Each weights by the name of their file, with as many of its folders as tell them apart."""
+    parts_of = {one: PurePath(one).parts for one in dict.fromkeys(weights)}
+    short = {}
+    for one, parts in parts_of.items():
+        others = [other for other in parts_of.values() if other != parts]
+        n_parts = 1
+        while n_parts < len(parts) and any(o[-n_parts:] == parts[-n_parts:] for o in others):
+            n_parts += 1
+        short[one] = str(PurePath(*parts[-n_parts:]))
+    return short
+
+
 def _cells(best: pd.DataFrame) -> pd.DataFrame:
+    short = short_weights(best["weights"])
     weights = [
-        f"random, seed {seed}" if weights == "random" else PurePath(weights).name
+        f"random, seed {seed}" if weights == "random" else short[weights]
         for weights, seed in zip(best["weights"], best["seed"], strict=True)
     ]
     shown = best.assign(weights=weights)

@@ -58,6 +58,13 @@ _READOUT = Column(
     "frozen, last and the number of stages, or the kind of a grown network.",
 )
 
+_ROW_ID = Column(
+    "row_id",
+    _TEXT,
+    "Id of the row, from the task's id and all names it was planned under: what has one content "
+    "under two names is one task with two rows.",
+)
+
 IDENTITY_COLUMNS = (
     Column("experiment", _TEXT, "Name of the experiment in the config."),
     Column("dataset", _TEXT, "Name of the neural data set."),
@@ -93,12 +100,16 @@ TRAINING_IDENTITY_COLUMNS = (
     Column("fold", _INT, "Which split of the protocol was trained on, from 0."),
     Column("rung", _INT, "Rung of the search, or stage of the grown network, from 0."),
     Column("slot", _INT, "Place in the rung: number of the trial, or its rank in the one before."),
+    Column(
+        "trial",
+        _INT,
+        "Number of the trial whose recipe this is, from 0, as the config's search counts now.",
+    ),
 )
 """What was asked for of trainings; null for other tasks."""
 
 TRAINING_COLUMNS = (
     Column("outcome", _TEXT, "trained, or diverged: a trial whose loss was not finite."),
-    Column("trial", _INT, "Number of the trial whose recipe this is, from 0."),
     Column("recipe", _TEXT, "The recipe and decoder, as a JSON object."),
     Column("recipe_digest", _TEXT, "First 12 digits of the SHA-256 of `recipe`."),
     Column("n_epochs", _INT, "Epochs that were trained."),
@@ -218,7 +229,12 @@ RUN_COLUMNS = (
 """What the run of the task measured."""
 
 PROVENANCE_COLUMNS = (
-    Column("config_hash", _TEXT, "SHA-256 (hexadecimal) of the config the task was planned from."),
+    Column(
+        "config_hash",
+        _TEXT,
+        "SHA-256 (hexadecimal) of the config that was run when the result was computed; one that "
+        "was there already keeps its own.",
+    ),
     Column("git_sha", _TEXT, "Commit of the toolkit's checkout; `-dirty` if modified, else empty."),
     Column("versions", _TEXT, "Versions of Python and the packages used, as a JSON object."),
     Column("created", _TIME, "When the result was published (UTC)."),
@@ -242,6 +258,7 @@ SUMMARY_COLUMNS = (
 """Keys of the JSON summary in the result file of one task."""
 
 RESULT_COLUMNS = (
+    _ROW_ID,
     _TASK_ID,
     Column(
         "status",
@@ -308,6 +325,7 @@ SCORE_COLUMNS = (
 """The result file of one task: one row per neuron."""
 
 NEURON_COLUMNS = (
+    _ROW_ID,
     _TASK_ID,
     _MODEL,
     _LIBRARY,

@@ -1,10 +1,10 @@
-"""All results of a run in two tables: one row per planned task, one row per neuron."""
+"""All results of a run in two tables: one row per planned result, one row per neuron."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from toolkit.results.columns import (
 )
 from toolkit.results.errors import ResultError
 from toolkit.results.scores import read_score_table, summary_row
-from toolkit.task import TaskState
+from toolkit.task import TaskState, json_digest
 
 RESULTS_FILE = "results.parquet"
 NEURONS_FILE = "neurons.parquet"
@@ -35,6 +35,7 @@ _N_READERS = 8
 # Tasks held in memory at once, and the tasks of one row group of neurons.parquet.
 _BATCH_TASKS = 512
 
+_ROW_ID_DIGITS = 12
 _NO_NEURONS = schema(SCORE_COLUMNS).empty_table()
 _TASK_NAMES = tuple(name for name in names(NEURON_COLUMNS) if name not in names(SCORE_COLUMNS))
 
@@ -54,6 +55,9 @@ class PlannedRow:
         :data:`~toolkit.results.columns.TRAINING_IDENTITY_COLUMNS`.
     error_class, error_message
         What stopped the task, if something did.
+    trials
+        Of a search, the tasks of its trials and their numbers: a result says by which task its
+        trial began, whatever number that had when it was computed.
 
     Raises
     ------
@@ -66,6 +70,12 @@ class PlannedRow:
     identity: dict[str, Any]
     error_class: str | None = None
     error_message: str | None = None
+    trials: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def row_id(self) -> str:
+        """12 hexadecimal digits of the task and of all that identifies the row."""
+        return json_digest([self.task_id, self.identity])[:_ROW_ID_DIGITS]
 
     def __post_init__(self) -> None:
         TaskState(self.status)
@@ -104,7 +114,7 @@ def collect(rows: Sequence[PlannedRow], results_folder: Path, out: Path) -> pd.D
     Returns
     -------
     pandas.DataFrame
-        The content of ``results.parquet``, one row per planned task.
+        The content of ``results.parquet``, one row per planned result.
     """
     results_schema, neurons_schema = schema(RESULT_COLUMNS), schema(NEURON_COLUMNS)
     results: list[dict[str, Any]] = []
@@ -134,7 +144,8 @@ def _read(row: PlannedRow, folder: Path) -> _Collected:
     path = folder / f"{row.task_id}.parquet"
     try:
         neurons, summary = read_score_table(path)
-        return _Collected(row, summary_row(summary, source=path), neurons)
+        values = summary_row(summary, source=path)
+        return _Collected(row, _trial(row, summary) | values, neurons)
     except ResultError as error:
         failed = replace(
             row,
@@ -145,9 +156,15 @@ def _read(row: PlannedRow, folder: Path) -> _Collected:
         return _Collected(failed, {}, _NO_NEURONS)
 
 
+def _trial(row: PlannedRow, summary: Mapping[str, Any]) -> dict[str, int]:
+    number = row.trials.get(summary.get("origin", ""))
+    return {} if number is None else {"trial": number}
+
+
 def _result_row(collected: _Collected) -> dict[str, Any]:
     row = collected.row
     return {
+        "row_id": row.row_id,
         "task_id": row.task_id,
         "status": row.status,
         "error_class": row.error_class,
@@ -158,10 +175,10 @@ def _result_row(collected: _Collected) -> dict[str, Any]:
 
 
 def _neuron_table(batch: Sequence[_Collected], target: pa.Schema) -> pa.Table:
-    """The neurons of a batch, each row preceded by the identity of its task."""
+    """The neurons of a batch, each preceded by the identity of its row of results."""
     neurons = pa.concat_tables([c.neurons.replace_schema_metadata(None) for c in batch])
     tasks = pa.Table.from_pylist(
-        [{"task_id": c.row.task_id, **c.row.identity} for c in batch],
+        [{"row_id": c.row.row_id, "task_id": c.row.task_id, **c.row.identity} for c in batch],
         schema=pa.schema(target.field(name) for name in _TASK_NAMES),
     )
     task_of_neuron = np.repeat(np.arange(len(batch)), [c.neurons.num_rows for c in batch])

@@ -66,8 +66,8 @@ def _spent(study: Study) -> pd.DataFrame:
 def _tasks(study: Study) -> pd.DataFrame:
     """Kind, inputs, seconds and devices of every task, by run and id."""
     tasks = study.tasks.set_index(["run", "task_id"])[["kind", "inputs", "seconds", "device"]]
-    measured = study.results.set_index(["run", "task_id"])[["seconds", "device", "step"]]
-    measured = measured.reindex(tasks.index)
+    results = study.results.drop_duplicates(["run", "task_id"]).set_index(["run", "task_id"])
+    measured = results[["seconds", "device", "step"]].reindex(tasks.index)
     tasks = tasks.fillna(measured[["seconds", "device"]]).assign(step=measured["step"])
     is_gpu = ~tasks["device"].fillna("cpu").str.startswith("cpu")
     asked = {run: _resources(RunFolder(path)) for run, path in study.runs.items()}

@@ -158,9 +158,7 @@ def error_class(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     name = "" if hasattr(error, "error_class") else f"{type(error).__name__}: "
-    text = "; ".join([f"{name}{error}", *getattr(error, "__notes__", ())])
-    # A file name in it may be of bytes that are no text, which no table takes.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "; ".join([f"{name}{error}", *getattr(error, "__notes__", ())])
 
 
 @contextmanager

@@ -402,7 +402,10 @@ class RunFolder:
 
     def record(self, attempt: Attempt) -> None:
         """Replace the record of a task's last attempt."""
-        write_text(self.attempt_path(attempt.task_id), json.dumps(asdict(attempt)))
+        # A file name in it may be of bytes that are no text, which no table takes.
+        message = attempt.error_message.encode("utf-8", "backslashreplace").decode("utf-8")
+        values = {**asdict(attempt), "error_message": message}
+        write_text(self.attempt_path(attempt.task_id), json.dumps(values))
 
     def record_end(
         self, task_id: str, state: TaskState, error_class: str = "", error_message: str = ""

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from toolkit.data.dataset import check_unique, shortened
 from toolkit.data.errors import DataError, MissingDataError
+from toolkit.data.naming import matched, unmatched
 from toolkit.data.tables import TABLE_SUFFIXES, read_parquet
 
 _AXES = ("stimulus", "neuroid", "repetition")
@@ -230,12 +231,15 @@ def _table_header(path: Path) -> tuple[list[str], int | None]:
 
 def _table_values(path: Path, stimulus_ids: tuple[str, ...]) -> np.ndarray:
     frame = _read_table(path)
-    rows = frame.pop(_ID_COLUMN).astype(str).tolist()
-    check_unique(rows, _ID_COLUMN, path)
-    images, present = set(stimulus_ids), set(rows)
-    without_image = [repr(row) for row in rows if row not in images]
+    written = frame.pop(_ID_COLUMN).astype(str).tolist()
+    rows = matched(written, stimulus_ids, "the images")
+    without_image = [name for name, row in zip(written, rows, strict=True) if row is None]
     if without_image:
-        raise DataError(f"{path}: no image for {_ID_COLUMN} {shortened(without_image)}")
+        raise DataError(
+            f"{path}: no image for {_ID_COLUMN} {unmatched(without_image, stimulus_ids)}"
+        )
+    check_unique([row for row in rows if row is not None], _ID_COLUMN, path)
+    present = set(rows)
     without_response = [repr(i) for i in stimulus_ids if i not in present]
     if without_response:
         raise DataError(

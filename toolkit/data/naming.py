@@ -20,7 +20,8 @@ _N_EXPLAINED = 3  # names whose nearest relatives a message gives
 def is_image(name: str) -> bool:
     """Whether a file is an image by its name, and not one that a file manager hides."""
     path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    parts = set(path.parts) - {".."}
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from toolkit.models.names import match_names, model_names
+from toolkit.models.seen import share_seen
 from toolkit.models.selection import select_layers
 from toolkit.models.spec import (
     LayerError,
@@ -50,6 +51,7 @@ __all__ = [
     "output_tensor",
     "preprocessing_of",
     "select_layers",
+    "share_seen",
     "trace_layers",
     "weights_digest",
 ]

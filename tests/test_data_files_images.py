@@ -85,7 +85,7 @@ def test_digest_follows_content_and_not_the_path(params: dict, folder: Path) -> 
 
 def test_a_damaged_image_loads_and_names_itself_at_access(params: dict, folder: Path) -> None:
     (folder / "im2.png").write_bytes(encoded(picture(2))[:90])
-    (folder / "im3.png").write_bytes(b"")
+    (folder / "im3.png").write_bytes(encoded(picture(3))[:20])
     (folder / "im4.png").write_text("this is not a picture")
     stimuli = load("files", **params).stimuli
     stimuli[1]
@@ -118,14 +118,19 @@ def test_damage_anywhere_in_a_file_is_a_data_error(params: dict, folder: Path) -
 
 
 def test_damage_inside_a_zip_is_noticed(params: dict, tmp_path: Path) -> None:
-    path = zip_of(params["images"], tmp_path / "images.zip")
+    folder = params["images"]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(
+        folder / "im3.png"
+    )
+    path = zip_of(folder, tmp_path / "images.zip")
     content = bytearray(path.read_bytes())
-    content[content.find(encoded(picture(3))) + 200] ^= 0xFF
+    content[content.find((folder / "im3.png").read_bytes()) + 2000] ^= 0xFF
     path.write_bytes(bytes(content))
     stimuli = load("files", **{**params, "images": path}).stimuli
     stimuli[2]
-    with pytest.raises(DataError, match=r"images\.zip: im3\.png"):
-        stimuli[3]
+    for read in (lambda: stimuli[3], stimuli.digest):
+        with pytest.raises(DataError, match=r"images\.zip: im3\.png: damaged"):
+            read()
 
 
 def save_as(folder: Path, image: Image.Image, name: str = "im0.png") -> None:
@@ -217,7 +222,7 @@ def test_table_orders_labels_and_splits(params: dict, tmp_path: Path) -> None:
     size = size_of("files", **params, stimulus_table=path)
     assert size.split_sizes == {"train": 3, "val": 1, "test": 1}
 
-    by_name = load("files", **params, stimulus_table=path, image_order="name")
+    by_name = load("files", **params, stimulus_table=path, image_order="text")
     assert by_name.stimuli.ids == ("000", "001", "002", "003", "NA", "005")
     assert by_name.object_names == ("cat", "cat", "dog", "dog", "car", "van")
     assert by_name.splits["val"].tolist() == [3]
@@ -279,7 +284,9 @@ def test_tables_that_do_not_fit(params: dict, tmp_path: Path, columns, words) ->
 
 def test_orders_and_tables_that_contradict(params: dict, tmp_path: Path) -> None:
     path = table(tmp_path / "s.csv", stimulus_id=list(IDS))
-    assert_refused_by_both({**params, "image_order": "date"}, "'date'", "'name' or 'table'")
+    assert_refused_by_both(
+        {**params, "image_order": "date"}, "'date'", "'natural' or 'text' or 'table'"
+    )
     assert_refused_by_both({**params, "image_order": "table"}, "no stimulus_table")
     assert_refused_by_both({**params, "images": path, "stimulus_table": path}, "a table already")
     assert_refused_by_both({**params, "stimulus_table": tmp_path / "no.csv"}, "no.csv", "no such")

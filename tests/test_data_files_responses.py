@@ -134,9 +134,9 @@ def test_response_files_that_cannot_be_read(params: dict, tmp_path: Path) -> Non
 
 
 def test_size_reads_neither_images_nor_arrays(params, tmp_path, folder) -> None:
-    """The array is 19 GB of a sparse file, and the images are empty files."""
+    """The array is 19 GB of a sparse file, and the images are none."""
     for file in folder.glob("im*.png"):
-        file.write_bytes(b"")
+        file.write_bytes(b"no image")
     sparse = np.lib.format.open_memmap(
         tmp_path / "large.npy", mode="w+", dtype=np.float64, shape=(6, 4, 10**8)
     )

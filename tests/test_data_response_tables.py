@@ -235,13 +235,13 @@ def test_ids_that_could_be_several_are_refused(params, folder, tmp_path, frame) 
     (folder / "im5.png").rename(folder / "left" / "im0.png")
     frame["stimulus_id"] = [f"{i}.png" for i in IDS]
     params["responses"] = csv(tmp_path / "r.csv", frame, index=False)
-    assert_refused_by_both(params, "no image", "'im0.png'", "nearest", "'im0'")
+    assert_refused_by_both(params, "no image", "'im5.png' (nearest")
 
 
 def test_unknown_ids_show_the_nearest_first(params: dict, tmp_path: Path, frame) -> None:
     frame["stimulus_id"] = [*IDS[:3], "im_4", *IDS[4:]]
     params["responses"] = csv(tmp_path / "r.csv", frame, index=False)
-    assert_refused_by_both(params, "no image", "'im_4'", "nearest to the first are 'im4'")
+    assert_refused_by_both(params, "no image", "'im_4' (nearest: 'im4')")
 
 
 def test_rows_without_id_are_refused(params: dict, tmp_path: Path, frame: pd.DataFrame) -> None:

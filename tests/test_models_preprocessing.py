@@ -5,7 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from toolkit.models import ModelError, ModelSpec, model_names, preprocessing_of
+from toolkit.models import (
+    ModelError,
+    ModelSpec,
+    model_names,
+    preprocessing_of,
+    share_seen,
+)
 
 
 def synthetic_picture(height_px: int, width_px: int, seed: int = 0) -> Image.Image:
@@ -97,6 +103,27 @@ def test_border_of_floats_is_the_mean():
     middle = seen[:, seen.shape[1] // 2, seen.shape[2] // 2]
     expected = (1 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
     assert torch.allclose(middle, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TIMM_NAMES)
+@pytest.mark.parametrize("size", [(256, 256), (400, 531), (640, 320)])
+@pytest.mark.parametrize("framed", [True, False])
+def test_share_seen_is_what_the_transform_leaves_of_a_ramp(name, size, framed):
+    """Down and across the image its values go from 0 to 1: the share is how far they still go."""
+    preprocessing = preprocessing_of(ModelSpec("timm", name))
+    down, across = np.meshgrid(*(np.linspace(0, 1, n) for n in size), indexing="ij")
+    ramp = np.stack([down, across, down], axis=-1).astype(np.float32)
+    left = preprocessing(ramp, framed)
+    ranges = [float(left[i].max() - left[i].min()) * preprocessing.std[i] for i in range(2)]
+    seen = share_seen(preprocessing.to_dict(), size, framed)
+    assert seen == pytest.approx(ranges[0] * ranges[1], abs=0.025)
+
+
+def test_default_preprocessing_cuts_a_quarter_of_a_square_away():
+    preprocessing = preprocessing_of(ModelSpec("timm", "resnet50.tv_in1k")).to_dict()
+    preprocessing.update(input_px=[224, 224], resize_px=[256, 256], crop="center")
+    assert share_seen(preprocessing, (500, 500), framed=False) == pytest.approx((224 / 256) ** 2)
+    assert share_seen(preprocessing, (500, 500), framed=True) == 1
 
 
 def test_framed_image_of_the_input_size_is_only_normalised():

@@ -176,6 +176,12 @@ class FilesDataset(Section):
     neuroid_table: FilePath | None = Field(
         default=None, description="CSV or parquet: neuroid_id and region, in the array's order."
     )
+    image_order: Literal["natural", "text", "table"] | None = Field(
+        default=None,
+        description="Which images the rows of an array without ids follow: file names in natural "
+        "order (im2 before im10) or as text, or the stimulus table; null: the table, else names if "
+        "both orders agree.",
+    )
     region: str = Field(default="", description="Region of all neuroids, without a table.")
     framed: bool = Field(
         default=False,

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from toolkit.data.dataset import (
     DatasetSize,
     NeuralDataset,
     check_unique,
     positional_ids,
-    shortened,
 )
 from toolkit.data.errors import DataError
 from toolkit.data.framing import framed_as
-from toolkit.data.images import ImageFiles, ImageSource, default_id, source_at
+from toolkit.data.images import (
+    ImageFiles,
+    ImageSource,
+    default_id,
+    located,
+    require_readable,
+    source_at,
+)
+from toolkit.data.naming import matched, natural_key, unmatched
 from toolkit.data.response_tables import ResponseTable
 from toolkit.data.responses import ResponseArray, Responses, open_responses
 from toolkit.data.tables import (
     TABLE_SUFFIXES,
-    StimulusTable,
     read_neuroid_table,
     read_stimulus_table,
     split_indices,
 )
+
+_ORDERS = ("natural", "text", "table")
+_N_PAIRS = 5  # rows that are shown with their images
 
 
 def load(
@@ -76,8 +83,9 @@ def load(
         (matched by id to the columns of a response table), and optionally ``region``.
     image_order
         Which order the stimulus axis of a response array follows: ``"table"``, the rows of the
-        stimulus table; or ``"name"``, file names sorted by code point (``a10`` before ``a2``).
-        None means the table where there is one.
+        stimulus table; ``"natural"``, file names with numbers by value (``a2`` before ``a10``); or
+        ``"text"``, file names by code point (``a10`` before ``a2``). None means the table where
+        there is one, and names only if both of their orders are the same.
     framed
         Whether the images are already cropped to what a network should see.
     frame
@@ -129,7 +137,7 @@ def load(
         category_names=listing.category_names,
         splits=split_indices(listing.split_names),
         source=str(responses),
-        notes=notes,
+        notes=(found.pairing, *notes),
         masks_missing=missing_responses == "mask",
     )
 
@@ -186,6 +194,7 @@ class _Images:
 @dataclass(frozen=True)
 class _Found:
     images: _Images
+    pairing: str
     responses: ResponseArray | Responses
     neuroid_ids: tuple[str, ...]
     are_positions: bool
@@ -204,13 +213,23 @@ def _inspect(
     image_order: str | None,
 ) -> _Found:
     """Everything that can be known and checked without reading images or responses."""
-    listing = _list_images(
-        Path(images), None if stimulus_table is None else Path(stimulus_table), image_order
-    )
+    table_path = None if stimulus_table is None else Path(stimulus_table)
+    if Path(images).suffix.lower() in TABLE_SUFFIXES:
+        if table_path is not None:
+            raise DataError(
+                f"{images}: images is a table already; put the columns of {table_path} there, or "
+                "give images as a folder or .zip"
+            )
+        table_path = Path(images)
+    listing = _list_images(Path(images), table_path)
     path = Path(responses)
-    table = None if neuroid_table is None else Path(neuroid_table)
-    ids, regions = (None, None) if table is None else read_neuroid_table(table)
+    neurons = None if neuroid_table is None else Path(neuroid_table)
+    ids, regions = (None, None) if neurons is None else read_neuroid_table(neurons)
     found = open_responses(path, response_axes, neuroid_columns, ids)
+    is_joined = isinstance(found, ResponseTable)
+    if not isinstance(found, ResponseTable):
+        _refuse_other_sizes(found, ids, len(listing.ids), stimulus_table or images, neuroid_table)
+    listing, pairing = _paired(listing, path, Path(images), table_path, image_order, is_joined)
     if isinstance(found, ResponseTable):
         names, are_positions = found.columns, ids is None and found.is_numbered
         values, notes = found.in_order_of(listing.ids)
@@ -218,13 +237,13 @@ def _inspect(
     else:
         names = ids or tuple(f"neuroid-{i:03d}" for i in range(found.n_neuroids))
         are_positions = ids is None
-        _refuse_other_sizes(found, ids, len(listing.ids), stimulus_table or images, neuroid_table)
         responses_found = found
     if regions is not None and region:
         raise DataError(f"{neuroid_table}: has a column region, so leave out region={region!r}")
     region_of = dict(zip(ids or (), regions or (), strict=False))
     return _Found(
         images=listing,
+        pairing=pairing,
         responses=responses_found,
         neuroid_ids=names,
         are_positions=are_positions,
@@ -251,43 +270,31 @@ def _refuse_other_sizes(
         )
 
 
-def _list_images(images: Path, table_path: Path | None, order: str | None) -> _Images:
-    if order not in (None, "name", "table"):
-        raise DataError(f"image_order is {order!r}; write 'name' or 'table', or leave it out")
-    if images.suffix.lower() in TABLE_SUFFIXES:
-        if table_path is not None:
-            raise DataError(
-                f"{images}: images is a table already; put the columns of {table_path} there, or "
-                "give images as a folder or .zip"
-            )
-        table_path, source = images, source_at(images.parent)
-    else:
-        source = source_at(images)
+def _list_images(images: Path, table_path: Path | None) -> _Images:
+    """Images in the order of the table, or of their names as text."""
     if table_path is not None:
-        listing = _images_of_table(images, source, table_path)
-        return _sorted_by_name(listing) if order == "name" else listing
-    if order == "table":
-        raise DataError(f"{images}: image_order is 'table', but there is no stimulus_table")
+        folder = images.parent if images == table_path else images
+        return _images_of_table(folder, source_at(folder), table_path)
+    source = source_at(images)
     names = tuple(source.names())
     if not names:
         raise DataError(f"{images}: no images in it")
     ids = tuple(map(default_id, names))
     check_unique(ids, "file name (without suffix)", images)
+    require_readable(source, names)
     return _Images(source, names, ids)
 
 
 def _images_of_table(images: Path, source: ImageSource, table_path: Path) -> _Images:
     table = read_stimulus_table(table_path)
-    names = table.filenames or _names_by_id(images, source, table_path, table)
-    missing = [repr(name) for name in source.missing(names)]
-    if missing:
-        raise DataError(
-            f"{table_path}: names {len(missing)} images that are not in "
-            f"{images.parent if images == table_path else images}: {shortened(missing)}"
-        )
+    names = (
+        located(source, table.filenames, table_path, images)
+        if table.filenames is not None
+        else _files_called(table.ids or (), images, source, table_path)
+    )
     return _Images(
         source=source,
-        names=names,
+        names=tuple(names),
         ids=table.ids or tuple(map(default_id, names)),
         object_names=table.object_names,
         category_names=table.category_names,
@@ -295,26 +302,71 @@ def _images_of_table(images: Path, source: ImageSource, table_path: Path) -> _Im
     )
 
 
-def _names_by_id(
-    images: Path, source: ImageSource, table_path: Path, table: StimulusTable
-) -> tuple[str, ...]:
-    """Files of a table without file names: those whose default id is the stimulus id."""
+def _files_called(
+    ids: Sequence[str], images: Path, source: ImageSource, table_path: Path
+) -> list[str]:
+    """Files of a table without file names: those that are called after the stimulus id."""
     available = source.names()
-    check_unique([default_id(name) for name in available], "file name (without suffix)", images)
-    by_id = {default_id(name): name for name in available}
-    missing = [repr(i) for i in table.ids or () if i not in by_id]
+    files = matched(ids, available, str(images))
+    missing = [i for i, file in zip(ids, files, strict=True) if file is None]
     if missing:
         raise DataError(
-            f"{table_path}: no image in {images} is called after stimulus_id {shortened(missing)}; "
-            "add a column filename"
+            f"{table_path}: no image in {images} is called after {len(missing)} of its "
+            f"stimulus_id: {unmatched(missing, available)}; add a column filename"
         )
-    return tuple(by_id[i] for i in table.ids or ())
+    return located(source, [file for file in files if file is not None], table_path, images)
 
 
-def _sorted_by_name(listing: _Images) -> _Images:
-    order = np.argsort(np.array(listing.names, dtype=object))
+def _paired(
+    listing: _Images,
+    responses: Path,
+    images: Path,
+    table_path: Path | None,
+    order: str | None,
+    is_joined: bool,
+) -> tuple[_Images, str]:
+    """The images in the order of the responses, and a line that says why which belongs to which."""
+    if order not in (None, *_ORDERS):
+        raise DataError(f"image_order is {order!r}; write {' or '.join(map(repr, _ORDERS))}")
+    if order == "table" and table_path is None:
+        raise DataError(f"{images}: image_order is 'table', but there is no stimulus_table")
+    by_name = {"natural": _sorted(listing, natural_key), "text": _sorted(listing, str)}
+    if order is None and table_path is None:
+        if not is_joined and by_name["natural"].names != by_name["text"].names:
+            raise _two_orders(images, responses, by_name)
+        why = "names"
+    else:
+        why = "rows of the table" if order in (None, "table") else f"{order} order of names"
+    if table_path is None or order in by_name:
+        listing = by_name[order or "text"]
+    if is_joined:
+        pairs = [f"{i} → {name}" for i, name in zip(listing.ids, listing.names, strict=True)]
+        return listing, f"{responses.name} is joined to the images by stimulus_id: {_few(pairs)}"
+    if why == "rows of the table":
+        why += f" {table_path}"
+    pairs = [f"{row} → {name}" for row, name in enumerate(listing.names)]
+    return listing, f"row of {responses.name} → image, by the {why}: {_few(pairs)}"
+
+
+def _two_orders(images: Path, responses: Path, by_name: Mapping[str, _Images]) -> DataError:
+    natural, text = by_name["natural"].names, by_name["text"].names
+    first = next(row for row in range(len(text)) if natural[row] != text[row])
+    return DataError(
+        f"{responses} has no ids, and the names in {images} have two orders, which differ from row "
+        f"{first} on. natural: {_few(natural[first:])}; text: {_few(text[first:])}. Say which one "
+        "the rows follow, image_order: natural or text; or give a stimulus_table with a row for "
+        "each, and its order counts"
+    )
+
+
+def _few(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:_N_PAIRS]) + (", …" if len(texts) > _N_PAIRS else "")
+
+
+def _sorted(listing: _Images, key: Callable[[str], Any]) -> _Images:
+    order = sorted(range(len(listing.names)), key=lambda i: (key(listing.names[i]), i))
     columns = {f.name: getattr(listing, f.name) for f in fields(listing) if f.name != "source"}
-    return _Images(
-        listing.source,
-        **{key: column and tuple(column[i] for i in order) for key, column in columns.items()},
+    return replace(
+        listing,
+        **{name: column and tuple(column[i] for i in order) for name, column in columns.items()},
     )

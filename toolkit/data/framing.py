@@ -159,6 +159,10 @@ class FramedStimuli(Stimuli):
         except DataError as error:
             raise DataError(f"image {self.ids[index]!r}: {error}") from error
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a person should know of the images' files."""
+        return self._images.remarks()
+
     def _content(self) -> Iterator[bytes | memoryview]:
         key = self._frame.key().encode()
         for piece in self._images._content():

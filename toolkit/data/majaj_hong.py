@@ -14,7 +14,7 @@ from toolkit.data.assembly import Assembly, repetition_array
 from toolkit.data.dataset import DatasetSize, NeuralDataset, shortened
 from toolkit.data.errors import DataError, MissingDataError
 from toolkit.data.framing import MID_GREY, FramedStimuli, VisualField
-from toolkit.data.images import ImageFiles, source_at
+from toolkit.data.images import ImageFiles, located, source_at
 from toolkit.data.responses import mean_over_repetitions
 from toolkit.data.stimuli import Stimuli
 
@@ -99,6 +99,10 @@ def load(
             if column not in ("filename", "object_name", "category_name")
         },
         source=str(files["assembly"]),
+        notes=(
+            f"{files['assembly'].name} is joined to the rows of {files['stimulus table'].name} by "
+            "stimulus_id, and these to the images by filename",
+        ),
     )
 
 
@@ -272,13 +276,8 @@ def _stimuli(
     background: Sequence[int],
 ) -> Stimuli:
     source = source_at(archive)
-    names = tuple(images["filename"])
-    missing = source.missing(names)
-    if missing:
-        raise DataError(
-            f"{archive}: lacks {len(missing)} images of the table: {shortened(missing)}"
-        )
-    stimuli = ImageFiles(source, names, tuple(images.index), framed=True)
+    names = located(source, tuple(images["filename"]), "the stimulus table", archive)
+    stimuli = ImageFiles(source, tuple(names), tuple(images.index), framed=True)
     if field_of_view_deg is None:
         return stimuli
     field = VisualField(VISUAL_DEGREES, field_of_view_deg, background)

@@ -70,6 +70,7 @@ def load(
             for split, start, stop in zip(splits, bounds[:-1], bounds[1:], strict=True)
         },
         source=str(path),
+        notes=(f"{path.name} names no image: row i of stimulus_… belongs to row i of spikes_…",),
     )
 
 

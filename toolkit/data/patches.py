@@ -100,6 +100,10 @@ class FixatedPatches(Stimuli):
             self._last = (index, image)
         return self._last[1]
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a person should know of the images' files."""
+        return self._images.remarks()
+
     def _content(self) -> Iterator[bytes]:
         of_image = [hashlib.sha256(piece).hexdigest() for piece in self._images._content()]
         gaze = self._gaze

@@ -87,7 +87,7 @@ def _overview(quality: Quality) -> Iterator[tuple[str, str]]:
     dataset = quality.dataset
     yield "stimuli", str(len(dataset.stimuli))
     yield "neuroids", str(len(dataset.neuroid_ids))
-    for note in dataset.notes:
+    for note in (*dataset.notes, *dataset.stimuli.remarks()):
         yield "taken for granted", note
     missing = np.isnan(dataset.responses).mean()
     if missing:

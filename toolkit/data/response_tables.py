@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from toolkit.data.dataset import check_unique, shortened
 from toolkit.data.errors import DataError
-from toolkit.data.images import IMAGE_SUFFIXES
+from toolkit.data.naming import loosely, matched, unmatched
 
 _ID_COLUMN = "stimulus_id"
 # How pandas and R call the numbers of the rows when they write them beside the data.
@@ -76,20 +75,22 @@ class ResponseTable:
         DataError
             If the ids are not those of the images.
         """
-        keys, rows = tuple(images), self.stimulus_ids
-        notes: tuple[str, ...] = ()
-        if not set(rows) <= set(images):
-            loose = [tuple(map(_plain_id, ids)) for ids in (images, rows)]
-            if len(set(loose[0])) == len(images) and set(loose[1]) <= set(loose[0]):
-                keys, rows = loose
-                name = images[keys.index(rows[0])]
-                notes = (
-                    f"{self.path}: {_ID_COLUMN} {self.stimulus_ids[0]!r} is taken for image "
-                    f"{name!r}, and so on: folders, suffixes or leading zeros differ",
-                )
-        self._check_ids(keys, rows)
+        found = matched(self.stimulus_ids, images, "the images")
+        if None in found:
+            loose = [tuple(map(loosely, ids)) for ids in (images, self.stimulus_ids)]
+            name_of = dict(zip(loose[0], images, strict=True))
+            if len(name_of) == len(images) and name_of.keys() >= set(loose[1]):
+                found = [name_of[row] for row in loose[1]]
+        rows = [name or row for name, row in zip(found, self.stimulus_ids, strict=True)]
+        self._check_ids(images, rows)
+        other = [i for i, row in enumerate(self.stimulus_ids) if row != rows[i]]
+        notes = (
+            f"{self.path}: {_ID_COLUMN} {self.stimulus_ids[i]!r} is taken for image {rows[i]!r}, "
+            "and so on: folders, suffixes or leading zeros differ"
+            for i in other[:1]
+        )
         row_of = {row: position for position, row in enumerate(rows)}
-        return self.values[[row_of[key] for key in keys]], notes
+        return self.values[[row_of[name] for name in images]], tuple(notes)
 
     def _check_ids(self, images: Sequence[str], rows: Sequence[str]) -> None:
         try:
@@ -101,11 +102,9 @@ class ResponseTable:
         known, present = set(images), set(rows)
         without_image = [row for row in rows if row not in known]
         if without_image:
-            nearest = get_close_matches(without_image[0], images, n=5, cutoff=0)
-            named = shortened(list(map(repr, without_image)))
             raise DataError(
-                f"{self.path}: no image for {_ID_COLUMN} {named}; of {len(images)} images, the "
-                f"nearest to the first are {', '.join(map(repr, nearest))}"
+                f"{self.path}: no image for {_ID_COLUMN} {unmatched(without_image, images)}; "
+                f"there are {len(images)} images"
             )
         without_response = [repr(i) for i in images if i not in present]
         if without_response:
@@ -309,10 +308,3 @@ def _is_whole(column: pa.ChunkedArray) -> bool:
         return bool(pa.types.is_integer(column.type))
     cells = [text.strip() for text in column.to_pylist()]
     return all(_WHOLE_NUMBER.fullmatch(cell) for cell in cells if cell not in _MISSING)
-
-
-def _plain_id(stimulus: str) -> str:
-    """An id without what spellings of one differ in: folders, suffix, leading zeros, accents."""
-    file = PureWindowsPath(unicodedata.normalize("NFC", stimulus))
-    plain = file.stem if file.suffix.lower() in IMAGE_SUFFIXES else file.name
-    return str(int(plain)) if plain.isdecimal() else plain

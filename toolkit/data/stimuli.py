@@ -56,6 +56,16 @@ class Stimuli(ABC):
         Images that are rendered may give one piece, the parameters, for all.
         """
 
+    def sizes_px(self) -> set[tuple[int, int]]:
+        """Height and width of the images; of the first, where telling would need all of them."""
+        first = self[0]
+        shape = (first.height, first.width) if isinstance(first, Image.Image) else first.shape[:2]
+        return {shape}
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a person should know of the images' files, a line each."""
+        return ()
+
     def digest(self) -> str:
         """SHA-256 (hexadecimal) over ids, ``framed`` and content, reading one piece at a time."""
         header = json.dumps({"ids": self.ids, "framed": self.framed})

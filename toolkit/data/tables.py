@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from toolkit.data.dataset import SPLIT_NAMES, check_unique, shortened
 from toolkit.data.errors import DataError, MissingDataError
+from toolkit.data.naming import natural_key
 
 TABLE_SUFFIXES = frozenset({".csv", ".parquet"})
 
@@ -91,19 +92,30 @@ def split_indices(split_names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read every column as one, also what pandas stored as the index of a frame."""
-    return pq.read_table(path, columns=columns).to_pandas(ignore_metadata=True)
+    """Read a file, or a folder of parts, every column as one, also what pandas stored as index.
+
+    Parts follow one another in the natural order of their names; whole numbers stay whole beside
+    missing ones.
+    """
+    parts = [p for p in path.rglob("*.parquet") if p.is_file()] if path.is_dir() else [path]
+    parts.sort(key=lambda part: natural_key(part.relative_to(path).as_posix()))
+    if not parts:
+        raise DataError(f"{path}: a folder without .parquet files")
+    table = pq.read_table([str(part) for part in parts], columns=columns)
+    return table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
 
 
 def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
+    if not path.exists():
         raise MissingDataError(f"{path}: no such file")
     try:
         if path.suffix.lower() == ".parquet":
             frame = read_parquet(path).astype(object)
             return frame.where(frame.notna(), "").astype(str)
         return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, pa.ArrowException) as error:
+    except DataError:
+        raise
+    except (ValueError, OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable table ({error})") from error
 
 

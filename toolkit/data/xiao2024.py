@@ -14,8 +14,15 @@ from toolkit.data.dataset import DatasetSize, NeuralDataset, check_unique, short
 from toolkit.data.errors import DataError
 from toolkit.data.events import Window
 from toolkit.data.framing import MID_GREY, framed_as
-from toolkit.data.images import AbsentImages, ImageFiles, default_id, source_at
+from toolkit.data.images import (
+    AbsentImages,
+    ImageFiles,
+    default_id,
+    require_readable,
+    source_at,
+)
 from toolkit.data.labels import LabelTable
+from toolkit.data.naming import matched, unmatched
 from toolkit.data.nwb import Display
 from toolkit.data.patches import FixatedPatches, Gaze
 from toolkit.data.recordings import Recording, select_recordings, timelines
@@ -131,6 +138,7 @@ def load(
         timelines=timelines(recordings, values),
         dropped=dict(sum((Counter(r.events.dropped) for r in recordings), Counter())),
         source=shortened([r.session.path for r in recordings]),
+        notes=() if images is None else ("presentations are joined to the images by file name",),
     )
 
 
@@ -175,13 +183,17 @@ def _images(images: str | Path | None, files: list[str]) -> Stimuli:
     known = source.names()
     check_unique([PurePosixPath(name).name for name in known], "file name", images)
     place_of = {PurePosixPath(name).name: name for name in known}
-    missing = [file for file in files if file not in place_of]
+    found = matched(files, place_of, str(images))
+    missing = [file for file, name in zip(files, found, strict=True) if name is None]
     if missing:
         raise DataError(
-            f"{images}: lacks {len(missing)} of {len(files)} images shown: {shortened(missing)}; "
-            "add them, or give a label_table without them"
+            f"{images}: lacks {len(missing)} of {len(files)} images shown: "
+            f"{unmatched(missing, place_of)}; add them, or give a label_table without them"
         )
-    return ImageFiles(source, tuple(place_of[file] for file in files), ids, framed=False)
+    names = tuple(place_of[name] for name in found if name is not None)
+    check_unique(names, "image", "sessions")
+    require_readable(source, names)
+    return ImageFiles(source, names, ids, framed=False)
 
 
 def _repetitions(

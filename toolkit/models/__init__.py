@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from toolkit.models.names import match_names, model_names
+from toolkit.models.seen import share_seen
 from toolkit.models.selection import select_layers
 from toolkit.models.spec import (
     LayerError,
@@ -60,6 +61,7 @@ __all__ = [
     "preprocessing_of",
     "require_fit",
     "select_layers",
+    "share_seen",
     "trace_layers",
     "weights_digest",
 ]

@@ -46,7 +46,11 @@ class PlannedDataset:
     n_classes
         Kind of label → number of classes, of the kinds there are; None without the files.
     notes
-        What the loader took for granted, a line each.
+        What the loader took for granted, and what is odd about the images, a line each.
+    framed
+        Whether the images show exactly what a network should see.
+    sizes_px
+        Height and width of images that networks crop; empty if framed, or without the files.
     stimulus_ids, images
         Id of each image, and what :meth:`toolkit.data.Stimuli.image_digests` says of its content.
     splits
@@ -67,6 +71,8 @@ class PlannedDataset:
     split_names: tuple[str, ...] | None = None
     n_classes: Mapping[str, int] | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
+    framed: bool = False
+    sizes_px: frozenset[tuple[int, int]] = frozenset()
     stimulus_ids: tuple[str, ...] = field(default=(), repr=False)
     images: tuple[str, ...] = field(default=(), repr=False)
     splits: tuple[Split, ...] = field(default=(), repr=False, compare=False)
@@ -109,13 +115,16 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
     loader = _loader_arguments(dataset, config.seed)
     try:
         loaded = data.load(**loader)
+        stimuli, stimuli_digest = loaded.stimuli, loaded.stimuli.digest()
+        remarks = stimuli.remarks()
+        sizes_px = frozenset() if stimuli.framed else frozenset(stimuli.sizes_px())
     except FileNotFoundError as error:
         return _plan_from_sizes(config, source, at, dataset, loader, error)
     except (ValueError, OSError) as error:
         raise source.error(at, str(error)) from error
     _refuse_divided_images(config, source, loader)
     sizes = {name: len(rows) for name, rows in loaded.splits.items()}
-    n_stimuli = len(loaded.stimuli)
+    n_stimuli = len(stimuli)
     return PlannedDataset(
         name=dataset.name,
         region="+".join(dict.fromkeys(loaded.regions)),
@@ -123,13 +132,15 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
         n_stimuli=n_stimuli,
         n_train=_n_train(config, source, n_stimuli, sizes, loaded.object_names or ()),
         n_neuroids=len(loaded.neuroid_ids),
-        stimuli_digest=loaded.stimuli.digest(),
+        stimuli_digest=stimuli_digest,
         responses_digest=loaded.responses_digest(),
         leaking_ids=_leaking_ids(config, loaded),
         n_splits=_n_splits(config, loaded.object_names),
         n_classes=_n_classes(loaded),
         split_names=(*loaded.splits, *data.unscored_splits(loader)),
-        notes=loaded.notes,
+        notes=(*loaded.notes, *remarks),
+        framed=stimuli.framed,
+        sizes_px=sizes_px,
         **(_rows(config, source, loaded) if _has_trained_networks(config) else {}),
     )
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from own_files import IDS, N_IMAGES, assert_refused, assert_refused_by_both, picture, table
 
 from toolkit.data import DataError, load, quality, report
+from toolkit.data.labels import LabelTable
 from toolkit.data.naming import leaves_folder, matched, natural_key, unmatched
 
 pytest_plugins = ("own_files",)
@@ -363,3 +364,14 @@ def test_photographs_that_only_viewers_turn_are_named(params: dict, folder: Path
     framed = load("files", **params, frame={"mode": "pad"})
     assert framed.stimuli.remarks() == (remark,)
     assert remark in report.as_text(quality.assess(framed))
+
+
+def test_labels_are_found_whatever_the_spelling(tmp_path: Path) -> None:
+    files = ["caf\u00e9.png", "b.png"]
+    for column, names in (
+        ("filename", ["C:\\all\\cafe\u0301.png", "x/b.png"]),
+        ("stimulus_id", ["cafe\u0301", "b.png"]),
+    ):
+        labels = LabelTable(table(tmp_path / "l.csv", **{column: names, "label": ["x", "y"]}))
+        assert labels.names(files).all()
+        assert labels.categories(files) == ("x", "y")

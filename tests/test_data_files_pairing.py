@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from own_files import IDS, N_IMAGES, assert_refused, assert_refused_by_both, picture, table
 
 from toolkit.data import DataError, load, quality, report
+from toolkit.data.labels import LabelTable
 from toolkit.data.naming import leaves_folder, matched, natural_key, unmatched
 
 pytest_plugins = ("own_files",)
@@ -301,7 +302,7 @@ def test_archives_that_python_cannot_unpack_are_refused(params: dict, tmp_path: 
     params["images"] = path
     whole = path.read_bytes()
     changed_headers(path, 8, 10, 9)
-    assert_refused_by_both(params, "i.zip: im0.png", "deflate64", "pack it by deflate")
+    assert_refused_by_both(params, "i.zip: im0.png", "Deflate64", "pack it by deflate")
     path.write_bytes(whole)
     changed_headers(path, 6, 8, 1)
     assert_refused_by_both(params, "i.zip: im0.png", "password")
@@ -340,8 +341,9 @@ def test_what_file_managers_leave_is_no_image(params: dict, folder: Path) -> Non
 
 
 def test_names_that_differ_in_case_only_are_two_images(params: dict, folder: Path) -> None:
-    (folder / "im5.png").rename(folder / "IM0.png")
-    assert_refused_by_both(params, "two orders", "IM0.png")
+    (folder / "im5.png").rename(folder / "IM3.png")
+    assert_refused_by_both(params, "two orders", "IM3.png")
+    assert load("files", **params, image_order="natural").stimuli.ids[3:5] == ("IM3", "im3")
     path = table(
         folder.parent / "s.csv", filename=["Im0.png", *(f"im{i}.png" for i in range(1, 5))]
     )
@@ -362,3 +364,14 @@ def test_photographs_that_only_viewers_turn_are_named(params: dict, folder: Path
     framed = load("files", **params, frame={"mode": "pad"})
     assert framed.stimuli.remarks() == (remark,)
     assert remark in report.as_text(quality.assess(framed))
+
+
+def test_labels_are_found_whatever_the_spelling(tmp_path: Path) -> None:
+    files = ["caf\u00e9.png", "b.png"]
+    for column, names in (
+        ("filename", ["C:\\all\\cafe\u0301.png", "x/b.png"]),
+        ("stimulus_id", ["cafe\u0301", "b.png"]),
+    ):
+        labels = LabelTable(table(tmp_path / "l.csv", **{column: names, "label": ["x", "y"]}))
+        assert labels.names(files).all()
+        assert labels.categories(files) == ("x", "y")

@@ -180,7 +180,7 @@ def test_tables_that_do_not_belong_to_the_assembly(folder: Path) -> None:
     assert "used more than once" in refused(folder)
     (folder / TABLE).write_bytes(original)
     edit_table(folder, lambda t: t.assign(filename="absent.png"))
-    with pytest.raises(DataError, match="lacks 40 images"):
+    with pytest.raises(DataError, match="names 40 images that are not in"):
         load("majaj_hong", path=folder)
 
 

@@ -256,7 +256,7 @@ def test_images_are_found_by_name_at_any_depth(session, tmp_path) -> None:
     assert framed.stimuli.framed
     assert framed.stimuli[4].size == (100, 100)
     (tmp_path / "images/Stimuli/deep/image004.png").unlink()
-    with pytest.raises(DataError, match=r"lacks 1 of 12 images shown: image004\.png"):
+    with pytest.raises(DataError, match=r"lacks 1 of 12 images shown: 'image004\.png'"):
         loaded(session, tmp_path, images=tmp_path / "images")
 
 

@@ -365,8 +365,9 @@ def _few(texts: Sequence[str]) -> str:
 
 def _sorted(listing: _Images, key: Callable[[str], Any]) -> _Images:
     order = sorted(range(len(listing.names)), key=lambda i: (key(listing.names[i]), i))
-    columns = {f.name: getattr(listing, f.name) for f in fields(listing) if f.name != "source"}
-    return replace(
-        listing,
-        **{name: column and tuple(column[i] for i in order) for name, column in columns.items()},
-    )
+    columns: dict[str, Any] = {
+        column.name: tuple(values[i] for i in order)
+        for column in fields(listing)
+        if column.name != "source" and (values := getattr(listing, column.name)) is not None
+    }
+    return replace(listing, **columns)

@@ -144,8 +144,10 @@ class ImageArchive:
         if member.flag_bits & _ENCRYPTED:
             return "needs a password; pack the archive without one"
         if member.compress_type not in _COMPRESSIONS:
-            kind = zipfile.compressor_names.get(member.compress_type, str(member.compress_type))
-            return f"is packed by {kind!r}, which Python does not unpack; pack it by deflate"
+            return (
+                f"is packed by zip's method {member.compress_type} (9 is Deflate64), which Python "
+                "does not unpack; pack it by deflate"
+            )
         return _fault_of(self.read(name)) if member.file_size <= _POINTER_BYTES else None
 
     def read(self, name: str, n_bytes: int = -1) -> bytes:

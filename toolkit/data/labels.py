@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from toolkit.data.dataset import check_unique
 from toolkit.data.images import default_id
+from toolkit.data.naming import normal_form, without_image_suffix
 from toolkit.data.tables import read_stimulus_table, split_indices
 
 
@@ -33,7 +34,11 @@ class LabelTable:
         self._table = read_stimulus_table(path)
         names = self._table.filenames
         self._by_file = names is not None
-        keys = [PureWindowsPath(n).name for n in names] if names else list(self._table.ids or ())
+        keys = (
+            [PurePosixPath(normal_form(name)).name for name in names]
+            if names
+            else [without_image_suffix(normal_form(id_)) for id_ in self._table.ids or ()]
+        )
         check_unique(keys, "file name", path)
         self._row_of = {key: row for row, key in enumerate(keys)}
 
@@ -54,7 +59,8 @@ class LabelTable:
         return split_indices(self._values(self._table.split_names, files))
 
     def _key(self, file: str) -> str:
-        return file if self._by_file else default_id(file)
+        name = normal_form(file)
+        return name if self._by_file else default_id(name)
 
     def _values(
         self, column: tuple[str, ...] | None, files: Sequence[str]

@@ -84,7 +84,7 @@ def load(
         areas = assembly.column("neuroid", "region")[chosen.neuroids]
     return NeuralDataset(
         name=name,
-        stimuli=_stimuli(files["images"], images, field_of_view_deg, background),
+        stimuli=_stimuli(files, images, field_of_view_deg, background),
         responses=mean_over_repetitions(repetitions),
         repetitions=repetitions,
         neuroid_ids=tuple(map(str, neuroid_ids)),
@@ -270,13 +270,13 @@ def _refuse_other_objects(
 
 
 def _stimuli(
-    archive: Path,
+    files: dict[str, Path],
     images: pd.DataFrame,
     field_of_view_deg: float | None,
     background: Sequence[int],
 ) -> Stimuli:
-    source = source_at(archive)
-    names = located(source, tuple(images["filename"]), "the stimulus table", archive)
+    source = source_at(files["images"])
+    names = located(source, list(images["filename"]), files["stimulus table"], files["images"])
     stimuli = ImageFiles(source, tuple(names), tuple(images.index), framed=True)
     if field_of_view_deg is None:
         return stimuli

@@ -80,15 +80,15 @@ def matched(wanted: Sequence[str], known: Iterable[str], what: str) -> list[str 
         return list(wanted)
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
-        for form in {_form(name), _stem(name)}:
+        for form in {normal_form(name), _stem(name)}:
             alike.setdefault(form, []).append(name)
     return [name if name in names else _only(name, alike, what) for name in wanted]
 
 
 def _only(name: str, alike: dict[str, list[str]], what: str) -> str | None:
     stem = _stem(name)
-    without_suffix = [other for other in alike.get(stem, ()) if _form(other) == stem]
-    found = alike.get(_form(name)) or without_suffix
+    without_suffix = [other for other in alike.get(stem, ()) if normal_form(other) == stem]
+    found = alike.get(normal_form(name)) or without_suffix
     if len(found) > 1:
         raise DataError(
             f"{name!r} may be any of {shortened(list(map(repr, found)))} in {what}; rename all but "
@@ -109,12 +109,13 @@ def unmatched(wanted: Sequence[str], known: Iterable[str]) -> str:
     return ", ".join(explained) + (", …" if len(wanted) > _N_EXPLAINED else "")
 
 
-def _form(name: str) -> str:
+def normal_form(name: str) -> str:
+    """Return a path as every system means it: ``/`` between its parts, accents as one letter."""
     return unicodedata.normalize("NFC", slashed(name))
 
 
 def _stem(name: str) -> str:
-    return without_image_suffix(_form(name))
+    return without_image_suffix(normal_form(name))
 
 
 def loosely(name: str) -> str:

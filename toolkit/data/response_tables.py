@@ -27,7 +27,7 @@ _ROW_NUMBERS = re.compile(r"|index|Unnamed: \d+|__index_level_\d+__")
 # How they call the columns of an array that has no names.
 _COLUMN_NUMBER = re.compile(r"(?:V|Var)?(\d+)")
 _MISSING = ("", "NA", "NaN", "nan", "null", "None")
-_WHOLE_NUMBER = re.compile(r"[+-]?\d+")
+_WHOLE_NUMBER = r"^[+-]?\d+$"
 _LARGEST_BLOCK_BYTES = 2**30
 
 
@@ -76,20 +76,13 @@ class ResponseTable:
         DataError
             If the ids are not those of the images.
         """
-        keys, rows = tuple(images), self.stimulus_ids
-        notes: tuple[str, ...] = ()
-        if not set(rows) <= set(images):
-            loose = [tuple(map(_plain_id, ids)) for ids in (images, rows)]
-            if len(set(loose[0])) == len(images) and set(loose[1]) <= set(loose[0]):
-                keys, rows = loose
-                name = images[keys.index(rows[0])]
-                notes = (
-                    f"{self.path}: {_ID_COLUMN} {self.stimulus_ids[0]!r} is taken for image "
-                    f"{name!r}, and so on: folders, suffixes or leading zeros differ",
-                )
-        self._check_ids(keys, rows)
+        rows = _spelled_as(self.stimulus_ids, images)
+        self._check_ids(images, rows)
         row_of = {row: position for position, row in enumerate(rows)}
-        return self.values[[row_of[key] for key in keys]], notes
+        pairs = zip(self.stimulus_ids, rows, strict=True)
+        differing = [f"{row!r} for image {image!r}" for row, image in pairs if row != image]
+        note = f"{self.path}: {_ID_COLUMN} is taken, {shortened(differing)}"
+        return self.values[[row_of[image] for image in images]], (note,) if differing else ()
 
     def _check_ids(self, images: Sequence[str], rows: Sequence[str]) -> None:
         try:
@@ -198,9 +191,9 @@ def _refuse_doubtful(
     path: Path, columns: Mapping[str, np.ndarray], is_whole: Mapping[str, bool]
 ) -> None:
     """Refuse columns that are numbers, but hardly responses beside the others."""
-    numbering = {name for name, values in columns.items() if _numbers_rows(values)}
-    whole = {name for name in columns if is_whole[name]}
-    without_digit = {name for name in columns if not re.search(r"\d", name)}
+    numbering = [name for name, values in columns.items() if _numbers_rows(values)]
+    whole = [name for name in columns if is_whole[name]]
+    without_digit = [name for name in columns if not re.search(r"\d", name)]
     doubts: dict[str, str] = {}
     for names, why in (
         (numbering, "it numbers the rows"),
@@ -234,7 +227,8 @@ def _read(path: Path) -> pa.Table:
         raise DataError(f"{path}: not a file")
     try:
         if path.suffix.lower() == ".parquet":
-            return pq.read_table(path).replace_schema_metadata(None)
+            with pq.ParquetFile(path) as file:
+                return file.read()
         return pa_csv.read_csv(
             path,
             # In one block if possible: a row must not be longer than a block.
@@ -276,14 +270,18 @@ def _numbers(path: Path, name: str, column: pa.ChunkedArray, ids: Sequence[str])
         if not any(is_kind(column.type) for is_kind in kinds):
             raise _not_numbers(path, name, f"it is {column.type}")
         return np.asarray(column.to_numpy(), dtype=np.float64)
-    texts = pc.utf8_trim_whitespace(column)
-    is_missing = pc.is_in(texts, pa.array(_MISSING))
+    cells = _cells(column)
     try:
-        found = pc.if_else(is_missing, None, texts).cast(pa.float64())
+        return np.asarray(cells.cast(pa.float64()).to_numpy(), dtype=np.float64)
     except pa.ArrowInvalid as error:
-        text, row = _first_text(texts, ids)
+        text, row = _first_text(cells, ids)
         raise _not_numbers(path, name, f"{text[:50]!r} for {row!r}") from error
-    return np.asarray(found.to_numpy(), dtype=np.float64)
+
+
+def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts of a CSV column without spaces around them, null where they say that nothing is."""
+    texts = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.is_in(texts, pa.array(_MISSING)), None, texts)
 
 
 def _not_numbers(path: Path, name: str, why: str) -> DataError:
@@ -293,26 +291,45 @@ def _not_numbers(path: Path, name: str, why: str) -> DataError:
     )
 
 
-def _first_text(texts: pa.ChunkedArray, ids: Sequence[str]) -> tuple[str, str]:
+def _first_text(cells: pa.ChunkedArray, ids: Sequence[str]) -> tuple[str, str]:
     """The first cell that is no number, and its row."""
-    for text, row in zip(texts.to_pylist(), ids, strict=True):
+    for cell, row in zip(cells.combine_chunks(), ids, strict=True):
         try:
-            if text not in _MISSING:
-                pa.scalar(text).cast(pa.float64())
+            cell.cast(pa.float64())
         except pa.ArrowInvalid:
-            return text, row
+            return cell.as_py(), row
     raise AssertionError("every cell is a number")
 
 
 def _is_whole(column: pa.ChunkedArray) -> bool:
     if not pa.types.is_string(column.type):
         return bool(pa.types.is_integer(column.type))
-    cells = [text.strip() for text in column.to_pylist()]
-    return all(_WHOLE_NUMBER.fullmatch(cell) for cell in cells if cell not in _MISSING)
+    return bool(pc.all(pc.match_substring_regex(_cells(column), _WHOLE_NUMBER)).as_py())
 
 
-def _plain_id(stimulus: str) -> str:
-    """An id without what spellings of one differ in: folders, suffix, leading zeros, accents."""
-    file = PureWindowsPath(unicodedata.normalize("NFC", stimulus))
-    plain = file.stem if file.suffix.lower() in IMAGE_SUFFIXES else file.name
-    return str(int(plain)) if plain.isdecimal() else plain
+def _spelled_as(rows: Sequence[str], images: Sequence[str]) -> tuple[str, ...]:
+    """The image that each row means, if that is clear for all of them; otherwise the rows."""
+    known = set(images)
+    of_name: dict[str, list[str]] = {}
+    for image in images:
+        of_name.setdefault(_plain_parts(image)[-1], []).append(image)
+    found = []
+    for row in rows:
+        meant = [image for image in of_name.get(_plain_parts(row)[-1], ()) if _agree(row, image)]
+        if row not in known and len(meant) != 1:
+            return tuple(rows)
+        found.append(row if row in known else meant[0])
+    return tuple(found)
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two ids end in the same folders, as far as both name some."""
+    parts = [_plain_parts(one)[::-1], _plain_parts(other)[::-1]]
+    return all(a == b for a, b in zip(*parts, strict=False))
+
+
+def _plain_parts(stimulus: str) -> tuple[str, ...]:
+    """Folders and name of an id, without what its spellings differ in: suffix, zeros, accents."""
+    file = PureWindowsPath(unicodedata.normalize("NFC", stimulus) or " ")
+    name = file.stem if file.suffix.lower() in IMAGE_SUFFIXES else file.name
+    return (*file.parts[:-1], str(int(name)) if name.isdecimal() else name)

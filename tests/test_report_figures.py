@@ -18,6 +18,7 @@ from toolkit.data.dataset import positional_ids
 from toolkit.report.chart import Chart
 from toolkit.report.figures import all_charts
 from toolkit.report.figures.cost import cost
+from toolkit.report.figures.scores import neuron_pairs
 from toolkit.report.paper import draw
 from toolkit.report.recordings import Recordings
 from toolkit.report.study import Study, read_study
@@ -305,6 +306,19 @@ def test_neurons_known_by_position_are_compared_within_equal_responses_only(tmp_
     (second / "neurons.parquet").write_bytes((first / "neurons.parquet").read_bytes())
     (second / "results.parquet").write_bytes((first / "results.parquet").read_bytes())
     assert (report.compare(read_study([first, second]))["difference"] == 0).all()
+
+
+def test_neurons_of_two_data_sets_are_never_paired(tmp_path: Path) -> None:
+    first, second = compared_runs(tmp_path)
+    results = pd.read_parquet(second / "results.parquet")
+    results.assign(dataset="other").to_parquet(second / "results.parquet")
+    study = read_study([first, second])
+    assert report.compare(study).empty
+    rows = neuron_pairs(study).rows
+    row_of_run = study.results.set_index("row")["run"]
+    neurons = [set(own["neuron_id"]) for _, own in rows.groupby(rows["row"].map(row_of_run))]
+    assert len(neurons) == 2
+    assert not neurons[0] & neurons[1]
 
 
 def test_runs_of_one_name_are_told_apart(synthetic: Path, tmp_path: Path) -> None:

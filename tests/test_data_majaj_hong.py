@@ -69,6 +69,18 @@ def test_every_presentation_is_kept_at_its_repetition(
     assert split_half_ceiling(dataset.repetitions).shape == (10, 9)
 
 
+def test_encoded_responses_are_decoded(folder: Path) -> None:
+    plain = load("majaj_hong", path=folder)
+    with xr.open_dataset(folder / ASSEMBLY, engine="h5netcdf") as file:
+        assembly = file.load()
+    [name] = assembly.data_vars
+    assembly[name].attrs["units"] = "ms"  # of which old xarray makes a time
+    encoding = {"dtype": "int16", "scale_factor": 0.001, "_FillValue": -32768}
+    assembly.to_netcdf(folder / ASSEMBLY, engine="h5netcdf", encoding={name: encoding})
+    encoded = load("majaj_hong", path=folder)
+    np.testing.assert_allclose(encoded.repetitions, plain.repetitions, atol=6e-4)
+
+
 @pytest.mark.parametrize(
     "dims", [("neuroid", "presentation", "time_bin"), ("time_bin", "presentation", "neuroid")]
 )

@@ -205,10 +205,55 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         size_of("nx414", path=tmp_path / "text.h5")
 
 
+def test_object_names_in_any_encoding(path: Path) -> None:
+    names = ["gesicht_ä", "visage_é", "顔"]
+    fixed, variable = h5py.string_dtype("utf-8", 12), h5py.string_dtype()
+    for values, dtype in (
+        (names, variable),
+        ([name.encode() for name in names], fixed),
+        ([name.encode() for name in names], "S12"),
+    ):
+        edit(path, "object_val", None)
+        with h5py.File(path, "r+") as file:
+            file.create_dataset("object_val", data=values, dtype=dtype)
+        assert load("nx414", path=path, splits=["val"]).object_names == tuple(names)
+    edit(path, "object_val", np.array([3, 1, 4]))
+    assert load("nx414", path=path, splits=["val"]).object_names == ("3", "1", "4")
+    edit(path, "object_val", np.array([0.5, 1, 4]))
+    with pytest.raises(DataError, match=r"object_val is float64, not texts"):
+        load("nx414", path=path)
+
+
+@pytest.mark.parametrize("function", [load, size_of])
+def test_values_that_stand_for_others_are_refused(path: Path, function) -> None:
+    def written(**attributes: object) -> Path:
+        with h5py.File(path, "r+") as file:
+            file["spikes_val"].attrs.update(attributes)
+        return path
+
+    for neutral in ({"scale_factor": 1.0, "add_offset": 0}, {"_FillValue": np.float32([np.nan])}):
+        function("nx414", path=written(**neutral))
+    for attributes in ({"_FillValue": -1.0}, {"missing_value": np.array([9.0, 8.0])}):
+        with pytest.raises(DataError, match=f"spikes_val has {next(iter(attributes))}"):
+            function("nx414", path=written(**attributes))
+        with h5py.File(path, "r+") as file:
+            del file["spikes_val"].attrs[next(iter(attributes))]
+    with pytest.raises(DataError, match=r"spikes_val has scale_factor 0\.01, so its values stand"):
+        function("nx414", path=written(scale_factor=0.01))
+
+
+def test_sites_of_two_files_are_not_the_same(path: Path, tmp_path: Path) -> None:
+    ids = load("nx414", path=path).neuroid_ids
+    assert ids == load("nx414", path=write(tmp_path / "copy.h5"), name="copy").neuroid_ids
+    with h5py.File(path, "r+") as file:
+        file["spikes_val"][1, 3] += 1
+    assert not set(ids) & set(load("nx414", path=path).neuroid_ids)
+
+
 def test_nan_spike_names_neuron_and_stimulus(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["spikes_val"][1, 3] = np.nan
-    with pytest.raises(DataError, match="'IT-003@.*' to stimulus 'val-00001'"):
+    with pytest.raises(DataError, match=r"'IT-003@.*' to stimulus 'val-00001'"):
         load("nx414", path=path)
 
 

@@ -217,7 +217,7 @@ def test_ids_with_suffix_or_folder_are_matched(params, tmp_path, frame, response
     frame["stimulus_id"] = [spelling.format(i) for i in IDS]
     dataset = loaded(params, csv(tmp_path / "r.csv", frame[::-1], index=False))
     np.testing.assert_array_equal(dataset.responses, responses)
-    assert any("is taken for image 'im5'" in note for note in dataset.notes)
+    assert any("for image 'im5'" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("write", [csv, parquet])
@@ -227,7 +227,7 @@ def test_ids_that_were_read_as_numbers(params, folder, tmp_path, frame, response
     frame["stimulus_id"] = range(N_IMAGES)
     dataset = loaded(params, write(tmp_path / f"r.{write.__name__}", frame[::-1], index=False))
     np.testing.assert_array_equal(dataset.responses, responses)
-    assert any("'5' is taken for image '005'" in note for note in dataset.notes)
+    assert any("is taken, '5' for image '005'" in note for note in dataset.notes)
 
 
 def test_ids_that_could_be_several_are_refused(params, folder, tmp_path, frame) -> None:
@@ -235,7 +235,25 @@ def test_ids_that_could_be_several_are_refused(params, folder, tmp_path, frame) 
     (folder / "im5.png").rename(folder / "left" / "im0.png")
     frame["stimulus_id"] = [f"{i}.png" for i in IDS]
     params["responses"] = csv(tmp_path / "r.csv", frame, index=False)
-    assert_refused_by_both(params, "no image", "'im5.png' (nearest")
+    assert_refused_by_both(params, "no image", "'im0.png' (nearest")
+
+
+@pytest.mark.parametrize("spelling", ["lab/left/im{}.png", "LAB\\left\\im{}", "left/im{}"])
+def test_folders_of_an_id_tell_images_of_one_name_apart(
+    params, folder, tmp_path, frame, responses, spelling
+) -> None:
+    for side in ("left", "right"):
+        (folder / side).mkdir()
+    for i in range(3):
+        (folder / f"im{i}.png").rename(folder / "left" / f"im{i}.png")
+        (folder / f"im{i + 3}.png").rename(folder / "right" / f"im{i}.png")
+    left = [spelling.format(i) for i in range(3)]
+    frame["stimulus_id"] = [*left, *(name.replace("left", "right") for name in left)]
+    path = csv(tmp_path / "r.csv", frame[::-1], index=False)
+    np.testing.assert_array_equal(loaded(params, path).responses, responses)
+    frame["stimulus_id"] = [name.replace("left", "top") for name in frame["stimulus_id"]]
+    params["responses"] = csv(tmp_path / "r.csv", frame, index=False)
+    assert_refused_by_both(params, "no image", "nearest")
 
 
 def test_unknown_ids_show_the_nearest_first(params: dict, tmp_path: Path, frame) -> None:

@@ -202,3 +202,10 @@ def test_parameters_out_of_range(change: dict, message: str) -> None:
     for function in (load, size_of):
         with pytest.raises(DataError, match=message):
             function("synthetic", **{**PARAMS, **change})
+
+
+def test_ids_are_those_of_neurons_with_the_same_tuning() -> None:
+    known = set(make().neuroid_ids)
+    assert set(make(n_train=20, n_val=7, image_px=32, n_repetitions=2).neuroid_ids) == known
+    for change in ({"seed": 4}, {"n_neuroids": 6}, {"n_categories": 4}):
+        assert not known & set(make(**change).neuroid_ids)

@@ -15,6 +15,41 @@ from toolkit.data.nwb import Display
 from toolkit.data.patches import px_of_image_per_deg
 
 
+def test_units_and_images_in_utf8(tmp_path: Path) -> None:
+    session = SyntheticSession()
+    session.image_names = tuple(f"gesicht_ä{i}.png" for i in range(len(session.image_names)))
+    session.unit_names = tuple(f"{i}µ" for i in range(1, 6))
+    path = session.write(tmp_path / "sessions")
+    dataset = load("xiao2024", sessions=path, images=session.write_images(tmp_path / "images"))
+    assert set(dataset.metadata["file"]) == set(session.image_names)
+    assert dataset.neuroid_ids == tuple(f"{session.name}/{unit}" for unit in session.unit_names)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "attribute", "value"),
+    [
+        ("", "processing/ecephys/rasters/data", "conversion", 0.001),
+        ("", "processing/ecephys/rasters/data", "offset", -2.0),
+        ("_image", "stimulus/presentation/presentations/timestamps", "conversion", 1e-3),
+        ("_image", "processing/behavior/fixations/x", "scale_factor", 0.1),
+        ("_image", "intervals/presentations/position", "conversion", 57.3),
+    ],
+)
+def test_values_that_nwb_says_to_convert_are_refused(
+    session, tmp_path, file, key, attribute, value
+) -> None:
+    path = session.write(tmp_path / "sessions")
+    images = session.write_images(tmp_path / "images")
+    changed = path.with_name(f"{path.stem}{file}.nwb")
+    with h5py.File(changed, "r+") as opened:
+        opened[key].attrs.update({"conversion": 1.0, "resolution": -1.0, "offset": 0.0})
+    load("xiao2024", sessions=path, images=images)
+    with h5py.File(changed, "r+") as opened:
+        opened[key].attrs[attribute] = value
+    with pytest.raises(DataError, match=f"{key} has {attribute} {value:g}"):
+        load("xiao2024", sessions=path, images=images)
+
+
 @pytest.fixture
 def session() -> SyntheticSession:
     return SyntheticSession()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -115,6 +116,15 @@ def run_lab(*words: str) -> str:
 def missing_responses() -> str:
     write_lab(np.where(np.arange(N_IMAGES * 3).reshape(-1, 3) == 4, np.nan, 1.0))
     return run_lab()
+
+
+def perhaps_no_neurons() -> str:
+    write_lab()
+    unit = np.linspace(0.1, 0.9, N_IMAGES)
+    table = pd.DataFrame({"unit1": unit, "unit2": unit[::-1], "order_shown": range(N_IMAGES)})
+    table.insert(0, "stimulus_id", [f"im{i}" for i in range(N_IMAGES)])
+    table.to_csv("rates.csv")
+    return run_lab("--set", "dataset.responses=rates.csv")
 
 
 def other_number_of_images() -> str:
@@ -362,6 +372,7 @@ PROVOKED: dict[str, Callable[[], str]] = {
         "resnet18", "resnet18", "--executor", "slurm", "--profile", "gpus"
     ),
     "Missing responses": missing_responses,
+    "Columns that are perhaps no neurons": perhaps_no_neurons,
     "Images and responses differ in number": other_number_of_images,
     "An image that cannot be read": damaged_image,
     "The same image in training and test": identical_images,

@@ -14,9 +14,11 @@ from scipy.stats import rankdata, spearmanr
 
 from toolkit import data, report
 from toolkit.cluster.run_folder import RunFolder
+from toolkit.data.dataset import positional_ids
 from toolkit.report.chart import Chart
 from toolkit.report.figures import all_charts
 from toolkit.report.figures.cost import cost
+from toolkit.report.figures.scores import neuron_pairs
 from toolkit.report.paper import draw
 from toolkit.report.recordings import Recordings
 from toolkit.report.study import Study, read_study
@@ -285,6 +287,38 @@ def test_a_run_compared_with_itself_does_not_differ(tmp_path: Path) -> None:
     table = report.compare(read_study([first, twin]))
     assert (table["difference"] == 0).all()
     assert (table["p_value"] == 1).all()
+
+
+def test_neurons_known_by_position_are_compared_within_equal_responses_only(tmp_path) -> None:
+    responses = np.random.default_rng(0).normal(size=(6, 30))
+    names = [f"neuroid-{i:03d}" for i in range(30)]
+    runs = compared_runs(tmp_path)
+    for folder, recorded in zip(runs, (responses, responses + 1), strict=True):
+        path = folder / "neurons.parquet"
+        neurons = pd.read_parquet(path)
+        ids = dict(zip(neurons["neuron_id"].unique(), positional_ids(names, recorded), strict=True))
+        neurons.assign(neuron_id=neurons["neuron_id"].map(ids)).to_parquet(path)
+    first, second = runs
+    assert report.compare(read_study([first, second])).empty
+    page = tmp_path / "page.html"
+    report.main([first, second], out=page)
+    assert "they share no two neurons" in page.read_text()
+    (second / "neurons.parquet").write_bytes((first / "neurons.parquet").read_bytes())
+    (second / "results.parquet").write_bytes((first / "results.parquet").read_bytes())
+    assert (report.compare(read_study([first, second]))["difference"] == 0).all()
+
+
+def test_neurons_of_two_data_sets_are_never_paired(tmp_path: Path) -> None:
+    first, second = compared_runs(tmp_path)
+    results = pd.read_parquet(second / "results.parquet")
+    results.assign(dataset="other").to_parquet(second / "results.parquet")
+    study = read_study([first, second])
+    assert report.compare(study).empty
+    rows = neuron_pairs(study).rows
+    row_of_run = study.results.set_index("row")["run"]
+    neurons = [set(own["neuron_id"]) for _, own in rows.groupby(rows["row"].map(row_of_run))]
+    assert len(neurons) == 2
+    assert not neurons[0] & neurons[1]
 
 
 def test_runs_of_one_name_are_told_apart(synthetic: Path, tmp_path: Path) -> None:

@@ -101,10 +101,10 @@ def unmatched(wanted: Sequence[str], known: Iterable[str]) -> str:
     """Name what was not found, and for the first few the known names that come nearest."""
     by_loose: dict[str, str] = {}
     for name in sorted(known, reverse=True):
-        by_loose[loosely(name)] = name
+        by_loose[_loose(name)] = name
     explained = []
     for name in wanted[:_N_EXPLAINED]:
-        near = get_close_matches(loosely(name), by_loose, n=1)
+        near = get_close_matches(_loose(name), by_loose, n=1)
         explained.append(f"{name!r} (nearest: {by_loose[near[0]]!r})" if near else repr(name))
     return ", ".join(explained) + (", …" if len(wanted) > _N_EXPLAINED else "")
 
@@ -118,6 +118,6 @@ def _stem(name: str) -> str:
     return without_image_suffix(normal_form(name))
 
 
-def loosely(name: str) -> str:
+def _loose(name: str) -> str:
     """Return a name without folder, suffix, case, and the zeros that a number may have lost."""
     return re.sub(r"0+(?=\d)", "", PurePosixPath(_stem(name)).name.casefold())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from toolkit.data.dataset import check_unique, shortened
 from toolkit.data.errors import DataError
-from toolkit.data.naming import loosely, matched, unmatched
+from toolkit.data.naming import IMAGE_SUFFIXES, unmatched
 
 _ID_COLUMN = "stimulus_id"
 # How pandas and R call the numbers of the rows when they write them beside the data.
@@ -26,7 +27,7 @@ _ROW_NUMBERS = re.compile(r"|index|Unnamed: \d+|__index_level_\d+__")
 # How they call the columns of an array that has no names.
 _COLUMN_NUMBER = re.compile(r"(?:V|Var)?(\d+)")
 _MISSING = ("", "NA", "NaN", "nan", "null", "None")
-_WHOLE_NUMBER = re.compile(r"[+-]?\d+")
+_WHOLE_NUMBER = r"^[+-]?\d+$"
 _LARGEST_BLOCK_BYTES = 2**30
 
 
@@ -75,22 +76,13 @@ class ResponseTable:
         DataError
             If the ids are not those of the images.
         """
-        found = matched(self.stimulus_ids, images, "the images")
-        if None in found:
-            loose = [tuple(map(loosely, ids)) for ids in (images, self.stimulus_ids)]
-            name_of = dict(zip(loose[0], images, strict=True))
-            if len(name_of) == len(images) and name_of.keys() >= set(loose[1]):
-                found = [name_of[row] for row in loose[1]]
-        rows = [name or row for name, row in zip(found, self.stimulus_ids, strict=True)]
+        rows = _spelled_as(self.stimulus_ids, images)
         self._check_ids(images, rows)
-        other = [i for i, row in enumerate(self.stimulus_ids) if row != rows[i]]
-        notes = (
-            f"{self.path}: {_ID_COLUMN} {self.stimulus_ids[i]!r} is taken for image {rows[i]!r}, "
-            "and so on: folders, suffixes or leading zeros differ"
-            for i in other[:1]
-        )
         row_of = {row: position for position, row in enumerate(rows)}
-        return self.values[[row_of[name] for name in images]], tuple(notes)
+        pairs = zip(self.stimulus_ids, rows, strict=True)
+        differing = [f"{row!r} for image {image!r}" for row, image in pairs if row != image]
+        note = f"{self.path}: {_ID_COLUMN} is taken, {shortened(differing)}"
+        return self.values[[row_of[image] for image in images]], (note,) if differing else ()
 
     def _check_ids(self, images: Sequence[str], rows: Sequence[str]) -> None:
         try:
@@ -197,9 +189,9 @@ def _refuse_doubtful(
     path: Path, columns: Mapping[str, np.ndarray], is_whole: Mapping[str, bool]
 ) -> None:
     """Refuse columns that are numbers, but hardly responses beside the others."""
-    numbering = {name for name, values in columns.items() if _numbers_rows(values)}
-    whole = {name for name in columns if is_whole[name]}
-    without_digit = {name for name in columns if not re.search(r"\d", name)}
+    numbering = [name for name, values in columns.items() if _numbers_rows(values)]
+    whole = [name for name in columns if is_whole[name]]
+    without_digit = [name for name in columns if not re.search(r"\d", name)]
     doubts: dict[str, str] = {}
     for names, why in (
         (numbering, "it numbers the rows"),
@@ -233,7 +225,8 @@ def _read(path: Path) -> pa.Table:
         raise DataError(f"{path}: not a file")
     try:
         if path.suffix.lower() == ".parquet":
-            return pq.read_table(path).replace_schema_metadata(None)
+            with pq.ParquetFile(path) as file:
+                return file.read()
         return pa_csv.read_csv(
             path,
             # In one block if possible: a row must not be longer than a block.
@@ -275,14 +268,18 @@ def _numbers(path: Path, name: str, column: pa.ChunkedArray, ids: Sequence[str])
         if not any(is_kind(column.type) for is_kind in kinds):
             raise _not_numbers(path, name, f"it is {column.type}")
         return np.asarray(column.to_numpy(), dtype=np.float64)
-    texts = pc.utf8_trim_whitespace(column)
-    is_missing = pc.is_in(texts, pa.array(_MISSING))
+    cells = _cells(column)
     try:
-        found = pc.if_else(is_missing, None, texts).cast(pa.float64())
+        return np.asarray(cells.cast(pa.float64()).to_numpy(), dtype=np.float64)
     except pa.ArrowInvalid as error:
-        text, row = _first_text(texts, ids)
+        text, row = _first_text(cells, ids)
         raise _not_numbers(path, name, f"{text[:50]!r} for {row!r}") from error
-    return np.asarray(found.to_numpy(), dtype=np.float64)
+
+
+def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts of a CSV column without spaces around them, null where they say that nothing is."""
+    texts = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.is_in(texts, pa.array(_MISSING)), None, texts)
 
 
 def _not_numbers(path: Path, name: str, why: str) -> DataError:
@@ -292,19 +289,45 @@ def _not_numbers(path: Path, name: str, why: str) -> DataError:
     )
 
 
-def _first_text(texts: pa.ChunkedArray, ids: Sequence[str]) -> tuple[str, str]:
+def _first_text(cells: pa.ChunkedArray, ids: Sequence[str]) -> tuple[str, str]:
     """The first cell that is no number, and its row."""
-    for text, row in zip(texts.to_pylist(), ids, strict=True):
+    for cell, row in zip(cells.combine_chunks(), ids, strict=True):
         try:
-            if text not in _MISSING:
-                pa.scalar(text).cast(pa.float64())
+            cell.cast(pa.float64())
         except pa.ArrowInvalid:
-            return text, row
+            return cell.as_py(), row
     raise AssertionError("every cell is a number")
 
 
 def _is_whole(column: pa.ChunkedArray) -> bool:
     if not pa.types.is_string(column.type):
         return bool(pa.types.is_integer(column.type))
-    cells = [text.strip() for text in column.to_pylist()]
-    return all(_WHOLE_NUMBER.fullmatch(cell) for cell in cells if cell not in _MISSING)
+    return bool(pc.all(pc.match_substring_regex(_cells(column), _WHOLE_NUMBER)).as_py())
+
+
+def _spelled_as(rows: Sequence[str], images: Sequence[str]) -> tuple[str, ...]:
+    """The image that each row means, if that is clear for all of them; otherwise the rows."""
+    known = set(images)
+    of_name: dict[str, list[str]] = {}
+    for image in images:
+        of_name.setdefault(_plain_parts(image)[-1], []).append(image)
+    found = []
+    for row in rows:
+        meant = [image for image in of_name.get(_plain_parts(row)[-1], ()) if _agree(row, image)]
+        if row not in known and len(meant) != 1:
+            return tuple(rows)
+        found.append(row if row in known else meant[0])
+    return tuple(found)
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two ids end in the same folders, as far as both name some."""
+    parts = [_plain_parts(one)[::-1], _plain_parts(other)[::-1]]
+    return all(a == b for a, b in zip(*parts, strict=False))
+
+
+def _plain_parts(stimulus: str) -> tuple[str, ...]:
+    """Folders and name of an id, without what its spellings differ in: suffix, zeros, accents."""
+    file = PureWindowsPath(unicodedata.normalize("NFC", stimulus) or " ")
+    name = file.stem if file.suffix.lower() in IMAGE_SUFFIXES else file.name
+    return (*file.parts[:-1], str(int(name)) if name.isdecimal() else name)

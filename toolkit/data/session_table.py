@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from toolkit.data.dataset import shortened
+from toolkit.data.dataset import check_unique, shortened
 from toolkit.data.errors import DataError, MissingDataError
 
 CHANNELS_PER_BANK = 32
@@ -39,13 +39,14 @@ def read_session_table(path: Path) -> Banks:
     except ValueError as error:
         raise DataError(f"{path}: not a readable CSV file ({error})") from error
     columns = [str(name).strip().lower().removesuffix(" id") for name in table]
+    check_unique(columns, "column", path)
     table.columns = pd.Index(columns)
     missing = [name for name in _COLUMNS if name not in columns]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; it has {', '.join(columns)}")
     banks: dict[str, dict[int, str]] = {}
     for session, bank, region in zip(table["session"], table["bank"], table["region"], strict=True):
-        if not bank.isdigit():
+        if not bank.isdecimal():
             raise DataError(f"{path}: session {session} has bank {bank!r}, expected a number")
         if banks.setdefault(session, {}).setdefault(int(bank), region) != region:
             raise DataError(f"{path}: bank {bank} of session {session} has two regions")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image
 
-from toolkit.data.dataset import DatasetSize, NeuralDataset, positional_ids
+from toolkit.data.dataset import DatasetSize, NeuralDataset
 from toolkit.data.errors import DataError
 from toolkit.data.rendering import RENDER_VERSION, SOLIDS, ObjectLook, Scene, render
 from toolkit.data.stimuli import Stimuli
@@ -124,14 +124,13 @@ def load(
     features, covariance = _oracle_features(latents, categories, n_categories)
     repetitions, explainable_variance = _responses(parameters, features, covariance)
     solids = tuple(SOLIDS)
-    responses = repetitions.mean(axis=2, dtype=np.float64)
-    names = (f"{REGION}-{i:03d}" for i in range(n_neuroids))
+    tuning = f"{seed}-{n_neuroids}-{n_categories}"  # with its position, all that makes a neuron
     return NeuralDataset(
         name=name,
         stimuli=SyntheticStimuli(parameters, latents),
-        responses=responses,
+        responses=repetitions.mean(axis=2, dtype=np.float64),
         repetitions=repetitions,
-        neuroid_ids=positional_ids(names, responses),
+        neuroid_ids=tuple(f"{REGION}-{i:03d}@{tuning}" for i in range(n_neuroids)),
         regions=(REGION,) * n_neuroids,
         object_names=tuple(f"{solids[c]}-{o}" for c, o in zip(categories, objects, strict=True)),
         category_names=tuple(solids[c] for c in categories),

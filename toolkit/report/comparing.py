@@ -22,7 +22,8 @@ def compare(study: Study) -> pd.DataFrame:
 
     Compared are the best layers of each network that both runs have, in each setting that both
     have or, if none, in the best of each; and the best network of each run. It is over the neurons,
-    by id, that both have a score for.
+    by id, that both have a score for. Neurons that are known by position only have ids that hold
+    for equal responses only.
 
     Returns
     -------

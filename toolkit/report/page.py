@@ -208,6 +208,11 @@ def _body(
         )
         yield _table("compared", "Runs compared")
         yield "</section>"
+    elif len(study.runs) > 1:
+        yield (
+            '<p class="quiet">The runs are not compared: they share no two neurons of a data set. '
+            "Ids with an @ were made from positions, and are shared by equal responses only.</p>"
+        )
     yield "<section><h2>Figures</h2>"
     yield from (_figure(chart) for chart in charts)
     yield from (f'<p class="quiet">A figure is missing: {html.escape(a)}.</p>' for a in absences)

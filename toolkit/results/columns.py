@@ -282,7 +282,12 @@ RESULT_COLUMNS = (
 )
 """results.parquet: one row per planned read-out or training."""
 
-_NEURON_ID = Column("neuron_id", _TEXT, "Id of the neuron (recording site) in its data set.")
+_NEURON_ID = Column(
+    "neuron_id",
+    _TEXT,
+    "Id of the neuron (recording site) in its data set; one made from its position goes on with @ "
+    "and a mark of its data, so that it is shared by equal responses only.",
+)
 _REGION = Column("region", _TEXT, "Brain region the neuron was recorded in.")
 _ALPHA = Column(
     "alpha", _FLOAT, "Chosen ridge penalty alpha, median over splits; null for other read-outs."

@@ -194,12 +194,22 @@ def _of_neurons(study: Study, **what: object) -> Chart | None:
         return None
     order = study.best.reset_index(drop=True)
     rank = pd.Series(order.index, index=order["row"])
-    columns = ["network", "weights_kind", "layer", "setting", "network_setting", "is_best"]
+    columns = [
+        "dataset",
+        "network",
+        "weights_kind",
+        "layer",
+        "setting",
+        "network_setting",
+        "is_best",
+    ]
     scores = study.neurons[["row", "neuron_id", "area", "r", "ev", "ceiling"]]
     rows = study.with_rows(scores, columns).assign(rank=scores["row"].map(rank))
+    if rows["dataset"].nunique() > 1:  # which may use the same ids for other neurons
+        rows["neuron_id"] = rows["dataset"] + " · " + rows["neuron_id"]
     shared: dict[str, object] = {"series": "network", "panel": "setting"}
     return Chart(
-        rows=rows.sort_values("rank", kind="stable").drop(columns="rank"),
+        rows=rows.sort_values("rank", kind="stable").drop(columns=["rank", "dataset"]),
         measures=(
             Measure("r", "Pearson r of a neuron"),
             Measure("ev", "explained variance of a neuron"),

@@ -19,6 +19,9 @@ from toolkit.yaml_source import KeyPath, Source
 if TYPE_CHECKING:
     from toolkit.data import NeuralDataset
 
+# Of two images r is 1 or -1 whatever is predicted.
+FEWEST_TESTED = 3
+
 
 @dataclass(frozen=True)
 class PlannedDataset:
@@ -86,6 +89,7 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
     except (ValueError, OSError) as error:
         raise source.error(at, str(error)) from error
     _refuse_divided_images(config, source, loader)
+    refuse_few_tested(config, source, loaded)
     sizes = {name: len(rows) for name, rows in loaded.splits.items()}
     n_stimuli = len(loaded.stimuli)
     return PlannedDataset(
@@ -195,6 +199,85 @@ def _n_train(
 def _refuse_too_many_folds(protocol: KFoldProtocol, source: Source, n: int, what: str) -> None:
     if protocol.n_splits > n:
         raise source.error(("protocol", "n_splits"), f"{protocol.n_splits} folds of {n} {what}")
+
+
+def refuse_few_tested(config: SweepConfig, source: Source, dataset: NeuralDataset) -> None:
+    """Test sets too small for a correlation, and objects that cannot be divided.
+
+    Read-outs that predict need them, as do trainings; similarities have no protocol.
+    """
+    predicts = any(one.kind not in ("rdm", "cka") for one in config.readouts)
+    if not (predicts or config.training):
+        return
+    protocol, n_stimuli = config.protocol, len(dataset.stimuli)
+    images_of = Counter(dataset.object_names or ())
+    least = min(images_of.values(), default=0)
+    rarest = [name for name, count in images_of.items() if count == least]
+    named = f"{least} image(s) of object {rarest[0]!r}" if rarest else ""
+    advice = f"r needs {FEWEST_TESTED} or more; write "
+    if isinstance(protocol, FixedProtocol):
+        n_tested = len(dataset.splits.get(protocol.test, range(FEWEST_TESTED)))
+        if n_tested < FEWEST_TESTED:
+            raise source.error(
+                source.existing(("protocol", "test")),
+                f"split '{protocol.test}' has {n_tested} image(s), but {advice}a larger split, or "
+                "protocol: {kind: kfold}",
+            )
+    elif isinstance(protocol, KFoldProtocol) and protocol.by == "stimulus":
+        n_tested = n_stimuli // protocol.n_splits
+        if 0 < n_tested < FEWEST_TESTED:
+            raise source.error(
+                source.existing(("protocol", "n_splits")),
+                f"{protocol.n_splits} folds of {n_stimuli} images test {n_tested} at a time, but "
+                f"{advice}at most {n_stimuli // FEWEST_TESTED} folds",
+            )
+    elif isinstance(protocol, KFoldProtocol):
+        n_objects = len(images_of) // protocol.n_splits
+        n_tested = sum(sorted(images_of.values())[:n_objects])
+        if n_objects and n_tested < FEWEST_TESTED:
+            raise source.error(
+                source.existing(("protocol", "n_splits")),
+                f"a fold of {n_objects} of {len(images_of)} objects may have {n_tested} image(s) "
+                f"({named}), but {advice}fewer folds",
+            )
+    elif isinstance(protocol, StratifiedProtocol):
+        _refuse_unstratified(protocol, source, n_stimuli, len(images_of), least, named)
+    elif images_of and least < FEWEST_TESTED:
+        raise source.error(
+            source.existing(("protocol", "kind")),
+            f"the test set would be {named}, but {advice}"
+            "protocol: {kind: kfold, by: object}, or leave out objects with fewer images",
+        )
+
+
+def _refuse_unstratified(
+    protocol: StratifiedProtocol,
+    source: Source,
+    n_stimuli: int,
+    n_objects: int,
+    least: int,
+    named: str,
+) -> None:
+    """What scikit-learn's StratifiedShuffleSplit cannot divide."""
+    if n_objects < 2:
+        return
+    if least < 2:
+        raise source.error(
+            source.existing(("protocol", "kind")),
+            f"{named} cannot be in training and in test; write protocol: {{kind: kfold}}, or leave "
+            "out objects with a single image",
+        )
+    n_train = int(protocol.train_size * n_stimuli)
+    least_tested = max(n_objects, FEWEST_TESTED)
+    if not n_objects <= n_train <= n_stimuli - least_tested:
+        low, high = n_objects / n_stimuli, 1 - least_tested / n_stimuli
+        write = f"{low:.3g} to {high:.3g}" if low <= high else "protocol: {kind: kfold}"
+        raise source.error(
+            source.existing(("protocol", "train_size")),
+            f"{protocol.train_size:g} of {n_stimuli} images leaves {n_train} to fit and "
+            f"{n_stimuli - n_train} to test, but {n_objects} objects need {n_objects} and "
+            f"{least_tested}; write {write}",
+        )
 
 
 def _refuse_divided_images(config: SweepConfig, source: Source, loader: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from toolkit.plan.refusals import (
     exclude_rules_without_field,
     impossible_readouts,
     solvers_without_features,
+    solvers_without_gram,
 )
 from toolkit.plan.tasks import tasks_of
 from toolkit.plan.train_tasks import PlannedTraining, training_tasks
@@ -80,6 +81,7 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     problems += list(impossible_readouts(config, source, datasets))
     problems += list(exclude_rules_without_field(config, source))
     problems += list(solvers_without_features(config, source))
+    problems += list(solvers_without_gram(config, source))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     extract: dict[str, Task] = {}

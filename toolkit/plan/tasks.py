@@ -14,6 +14,9 @@ from toolkit.plan.identity import config_hash, how_to_score
 from toolkit.plan.networks import PlannedNetwork
 from toolkit.task import Task, TaskKind
 
+# Training images from which the covariance of fewer features is decomposed instead.
+_LARGEST_GRAM = 20_000
+
 
 def tasks_of(
     config: SweepConfig, dataset: PlannedDataset, network: PlannedNetwork, form: FeatureForm
@@ -136,7 +139,6 @@ def _encode_task(
     readout_name: str,
     readout: dict[str, Any],
 ) -> Task:
-    solver = "gram" if form.kind == "gram" else config.pca.solver
     return Task(
         kind=TaskKind.ENCODE,
         label=f"{whole.label} {layer.name} {readout_name}",
@@ -145,8 +147,14 @@ def _encode_task(
             "responses": dataset.responses_digest or f"absent:{dataset.name}",
             "layer": layer.name,
             "readout": readout,
-            **({} if readout["kind"] in ("rdm", "cka") else how_to_score(config)),
-            **({} if solver == "auto" else {"solver": solver}),
+            **(
+                {}
+                if readout["kind"] in ("rdm", "cka")
+                else {
+                    **how_to_score(config),
+                    "solver": _solver(config, dataset, form, layer, readout),
+                }
+            ),
         },
         inputs=tuple(parent.id for parent in parents),
         columns={
@@ -174,6 +182,26 @@ def _encode_task(
             "memory_gb": config.resources.encode.memory_gb,
         },
     )
+
+
+def _solver(
+    config: SweepConfig,
+    dataset: PlannedDataset,
+    form: FeatureForm,
+    layer: LayerInfo,
+    readout: dict[str, Any],
+) -> str:
+    """How principal components are computed; gram where all of them are used.
+
+    Unless the config says otherwise exactly, and from sizes alone, so that neither memory nor cores
+    decide scores: from the Gram matrix, n × n, or where that is large from the covariance, p × p.
+    """
+    if form.kind == "gram" or not readout.get("n_components"):
+        return "gram"
+    if config.pca.solver != "auto":
+        return config.pca.solver
+    largest = max(_LARGEST_GRAM, form.of_layer(layer).n_features)
+    return "gram" if dataset.n_train <= largest else "covariance"
 
 
 def features_id(task: Task) -> str:

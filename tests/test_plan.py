@@ -20,7 +20,7 @@ from toolkit.features.forms import johnson_lindenstrauss_dims
 from toolkit.plan import Plan, features_id, make_plan
 from toolkit.plan.datasets import refuse_few_tested
 from toolkit.verbs.loading import load_sweep, solver_reasons
-from toolkit.yaml_source import ConfigError, Source
+from toolkit.yaml_source import ConfigError, Place, Source
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -388,17 +388,15 @@ def test_what_is_planned_can_be_divided(n_images: list[int], train_size: float) 
         KFoldProtocol(kind="kfold", n_splits=2, by="object"),
         KFoldProtocol(kind="kfold", n_splits=2),
     )
-    dataset = SimpleNamespace(object_names=labels, stimuli=range(len(labels)), splits={})
     for protocol in protocols:
         config = SimpleNamespace(
             protocol=protocol, readouts=[SimpleNamespace(kind="ridge")], training={}
         )
         try:
-            refuse_few_tested(config, Source({}, {(): "sweep.yaml"}), dataset)  # type: ignore[arg-type]
+            source = Source({}, {(): Place("sweep.yaml")})
+            refuse_few_tested(config, source, len(labels), {}, labels)  # type: ignore[arg-type]
         except ConfigError:
             continue
         plain = {**protocol.model_dump(), "seed": 0}
-        splits = outer_splits(
-            plain, n_stimuli=len(labels), splits={}, object_names=dataset.object_names
-        )
+        splits = outer_splits(plain, n_stimuli=len(labels), splits={}, object_names=labels)
         assert min(len(test) for _, test in splits) >= 3

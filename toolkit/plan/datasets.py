@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.data import NeuralDataset
 
 # Of two images r is 1 or -1 whatever is predicted.
-FEWEST_TESTED = 3
+_FEWEST_TESTED = 3
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
     except (ValueError, OSError) as error:
         raise source.error(at, str(error)) from error
     _refuse_divided_images(config, source, loader)
-    refuse_few_tested(config, source, loaded)
     sizes = {name: len(rows) for name, rows in loaded.splits.items()}
     n_stimuli = len(loaded.stimuli)
+    refuse_few_tested(config, source, n_stimuli, sizes, loaded.object_names or ())
     return PlannedDataset(
         name=dataset.name,
         region="+".join(dict.fromkeys(loaded.regions)),
@@ -155,6 +155,7 @@ def _plan_from_sizes(
     if sizes is None:
         raise source.error(at, f"{error}; to plan without the files, give 'sizes'") from error
     n_stimuli = sizes.n_stimuli or sum(sizes.splits.values())
+    refuse_few_tested(config, source, n_stimuli, sizes.splits, ())
     return PlannedDataset(
         name=dataset.name,
         region=getattr(dataset, "region", "IT"),
@@ -201,23 +202,41 @@ def _refuse_too_many_folds(protocol: KFoldProtocol, source: Source, n: int, what
         raise source.error(("protocol", "n_splits"), f"{protocol.n_splits} folds of {n} {what}")
 
 
-def refuse_few_tested(config: SweepConfig, source: Source, dataset: NeuralDataset) -> None:
+def refuse_few_tested(
+    config: SweepConfig,
+    source: Source,
+    n_stimuli: int,
+    sizes: Mapping[str, int],
+    object_names: Sequence[str],
+) -> None:
     """Test sets too small for a correlation, and objects that cannot be divided.
 
     Read-outs that predict need them, as do trainings; similarities have no protocol.
+
+    Parameters
+    ----------
+    config, source
+        Whose protocol.
+    n_stimuli, sizes, object_names
+        Of the data set: images in all and in each split, and the object of each image; empty where
+        there are none or they are not known.
+
+    Raises
+    ------
+    ConfigError
+        Saying what to write instead.
     """
     predicts = any(one.kind not in ("rdm", "cka") for one in config.readouts)
     if not (predicts or config.training):
         return
-    protocol, n_stimuli = config.protocol, len(dataset.stimuli)
-    images_of = Counter(dataset.object_names or ())
+    protocol, images_of = config.protocol, Counter(object_names)
     least = min(images_of.values(), default=0)
     rarest = [name for name, count in images_of.items() if count == least]
     named = f"{least} image(s) of object {rarest[0]!r}" if rarest else ""
-    advice = f"r needs {FEWEST_TESTED} or more; write "
+    advice = f"r needs {_FEWEST_TESTED} or more; write "
     if isinstance(protocol, FixedProtocol):
-        n_tested = len(dataset.splits.get(protocol.test, range(FEWEST_TESTED)))
-        if n_tested < FEWEST_TESTED:
+        n_tested = sizes.get(protocol.test, _FEWEST_TESTED)
+        if n_tested < _FEWEST_TESTED:
             raise source.error(
                 source.existing(("protocol", "test")),
                 f"split '{protocol.test}' has {n_tested} image(s), but {advice}a larger split, or "
@@ -225,16 +244,16 @@ def refuse_few_tested(config: SweepConfig, source: Source, dataset: NeuralDatase
             )
     elif isinstance(protocol, KFoldProtocol) and protocol.by == "stimulus":
         n_tested = n_stimuli // protocol.n_splits
-        if 0 < n_tested < FEWEST_TESTED:
+        if 0 < n_tested < _FEWEST_TESTED:
             raise source.error(
                 source.existing(("protocol", "n_splits")),
                 f"{protocol.n_splits} folds of {n_stimuli} images test {n_tested} at a time, but "
-                f"{advice}at most {n_stimuli // FEWEST_TESTED} folds",
+                f"{advice}at most {n_stimuli // _FEWEST_TESTED} folds",
             )
     elif isinstance(protocol, KFoldProtocol):
         n_objects = len(images_of) // protocol.n_splits
         n_tested = sum(sorted(images_of.values())[:n_objects])
-        if n_objects and n_tested < FEWEST_TESTED:
+        if n_objects and n_tested < _FEWEST_TESTED:
             raise source.error(
                 source.existing(("protocol", "n_splits")),
                 f"a fold of {n_objects} of {len(images_of)} objects may have {n_tested} image(s) "
@@ -242,7 +261,7 @@ def refuse_few_tested(config: SweepConfig, source: Source, dataset: NeuralDatase
             )
     elif isinstance(protocol, StratifiedProtocol):
         _refuse_unstratified(protocol, source, n_stimuli, len(images_of), least, named)
-    elif images_of and least < FEWEST_TESTED:
+    elif images_of and least < _FEWEST_TESTED:
         raise source.error(
             source.existing(("protocol", "kind")),
             f"the test set would be {named}, but {advice}"
@@ -268,7 +287,7 @@ def _refuse_unstratified(
             "out objects with a single image",
         )
     n_train = int(protocol.train_size * n_stimuli)
-    least_tested = max(n_objects, FEWEST_TESTED)
+    least_tested = max(n_objects, _FEWEST_TESTED)
     if not n_objects <= n_train <= n_stimuli - least_tested:
         low, high = n_objects / n_stimuli, 1 - least_tested / n_stimuli
         write = f"{low:.3g} to {high:.3g}" if low <= high else "protocol: {kind: kfold}"

@@ -101,19 +101,7 @@ def _score(
     splits: Sequence[Split],
 ) -> tuple[ReadoutScores, str]:
     """Scores, and the solver that gave the components."""
-    from toolkit.encoding.solver import solver_of
-
-    n_permutations = task.params.get("permutations", 0)
-    memory_bytes = task.options["memory_gb"] * 1e9
-    solver, reason = solver_of(
-        readout,
-        splits,
-        task.columns["n_features"],
-        memory_bytes=memory_bytes,
-        wanted=task.params.get("solver", "auto"),
-        n_threads=session.n_cpus,
-    )
-    _log.info("solver %s", reason)
+    n_permutations, solver = task.params.get("permutations", 0), task.params["solver"]
     if solver == "gram":
         encoder = session.encoder(task, dataset)
         return encoder.score(readout, splits, n_permutations=n_permutations), solver
@@ -127,7 +115,7 @@ def _score(
             readout,
             splits,
             solver=solver,
-            memory_bytes=memory_bytes,
+            memory_bytes=task.options["memory_gb"] * 1e9,
             n_threads=session.n_cpus,
             n_permutations=n_permutations,
         )

@@ -55,6 +55,14 @@ def test_a_neuron_with_too_few_images_has_no_score(n_recorded: int) -> None:
     assert np.isfinite(scores.ev[0, [0, 2, 3, 4, 5]]).all()
 
 
+def test_a_neuron_that_has_two_test_images_has_no_score() -> None:
+    features, responses = synthetic()
+    responses[62:90, 1] = np.nan
+    scores = encoder(features, responses).score(RIDGE, [(TRAIN, TEST)])
+    for name in ("ev", "r", "r2", "mse"):
+        assert np.isnan(getattr(scores, name)[0]).tolist() == [False, True, *[False] * 4]
+
+
 def test_one_neuron_alone() -> None:
     features, responses = synthetic(1)
     scores = encoder(features, responses).score(RIDGE, [(TRAIN, TEST)])

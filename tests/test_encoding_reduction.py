@@ -28,7 +28,7 @@ from toolkit.encoding.compute import open_compute
 from toolkit.encoding.reduced_ridge import fit_ridge
 from toolkit.encoding.reduction import reduce_layer
 from toolkit.encoding.ridge import kfold_squared_errors
-from toolkit.encoding.solver import ReductionError, choose_solver
+from toolkit.encoding.solver import ReductionError, fitting_threads
 from toolkit.metrics import explained_variance
 
 SOLVERS = ("gram", "covariance", "incremental", "randomized")
@@ -316,54 +316,44 @@ def test_features_that_are_not_finite_are_refused(small_blocks, solver, bad, row
 def test_a_split_that_shares_images_is_refused():
     features, _ = synthetic_layer(n=50, p=40, r=30)
     with pytest.raises(ProtocolError, match="are in both training and test"):
-        reduce_layer(features, np.arange(40), np.arange(39, 50), 5, **EASY)
+        reduce_layer(features, np.arange(40), np.arange(39, 50), 5, solver="gram", **EASY)
 
 
 GB = 1e9
 
 
-@pytest.mark.parametrize(
-    ("n_train", "n_features", "memory_bytes", "expected"),
-    [
-        (2_592, 802_816, 16 * GB, "gram"),
-        (20_001, 802_816, 128 * GB, "randomized"),
-        (50_000, 4_096, 16 * GB, "covariance"),
-        (1_000_000, 4_096, 16 * GB, "covariance"),
-        (50_000, 100_000, 64 * GB, "randomized"),
-        (2_592, 1_000_000, 2 * GB, "randomized"),
-        (2_000_000, 25_000, 40 * GB, "incremental"),
-    ],
-)
-def test_the_first_solver_that_fits_is_chosen(n_train, n_features, memory_bytes, expected):
-    components = 100 if expected in ("incremental", "randomized") else 1_000
-    solver, reason = choose_solver(n_train, n_features, components, memory_bytes, n_threads=4)
-    assert solver == expected, reason
-    assert reason.startswith(f"{expected}: {n_train} training images × {n_features} features")
-    assert reason.count(".") == reason.count(" GB") + 1  # one sentence
-    if expected != "gram":
-        assert "(gram would " in reason
-
-
-def test_a_solver_that_is_wanted_is_taken_or_refused_with_the_numbers():
-    solver, reason = choose_solver(2_000, 10_000, 100, 8 * GB, "randomized", n_threads=4)
-    assert solver == "randomized"
-    assert "as asked" in reason
+def test_a_solver_is_taken_with_as_many_threads_as_fit_or_refused_with_the_numbers():
+    assert fitting_threads("gram", 2_592, 802_816, 1_000, 16 * GB, n_threads=4)[0] == 4
+    fewer, reason = fitting_threads("gram", 2_592, 802_816, 1_000, 4 * GB, n_threads=64)
+    assert 1 <= fewer < 64
+    assert reason.startswith("gram: 2592 training images × 802816 features need ")
     with pytest.raises(
-        ReductionError, match=r"solver gram needs .* GB .* than the 16\.00 GB .* covariance"
+        ReductionError, match=r"solver gram needs .* GB .* than the 16\.00 GB .* \(covariance"
     ):
-        choose_solver(100_000, 4_096, 100, 16 * GB, "gram", n_threads=4)
-    with pytest.raises(ReductionError, match="no solver fits 100000 training images"):
-        choose_solver(100_000, 800_000, 1_000, 1 * GB, n_threads=4)
-    with pytest.raises(ReductionError, match="'pca'; write one of auto, gram"):
-        choose_solver(1_000, 1_000, 10, GB, "pca")
+        fitting_threads("gram", 100_000, 4_096, 100, 16 * GB, n_threads=4)
+    with pytest.raises(ReductionError, match="'pca'; write one of gram"):
+        fitting_threads("pca", 1_000, 1_000, 10, GB)
     assert ReductionError.error_class == "bad_reduction"
+
+
+def test_the_threads_that_fit_do_not_change_the_scores(small_blocks):
+    features, _ = synthetic_layer()
+    train, test = shuffled_split()
+    for solver in ("covariance", "incremental", "randomized"):
+        one, other = (
+            reduce_layer(features, train, test, K, solver=solver, memory_bytes=GB, n_threads=n)
+            for n in (1, 3)
+        )
+        np.testing.assert_allclose(  # up to sign
+            np.abs(one.test_scores), np.abs(other.test_scores), rtol=1e-8, atol=1e-8
+        )
 
 
 @pytest.mark.parametrize(("n_train", "n_features"), [(50, 1_000), (1_000, 49)])
 def test_more_components_than_there_are_is_refused(n_train, n_features):
-    choose_solver(n_train, n_features, 49, GB)
+    fitting_threads("gram", n_train, n_features, 49, GB)
     with pytest.raises(ReductionError, match="1 to 49 components"):
-        choose_solver(n_train, n_features, 50, GB)
+        fitting_threads("gram", n_train, n_features, 50, GB)
 
 
 def test_memory_needed_grows_with_the_test_images_and_threads():

@@ -1,17 +1,26 @@
 """From configs to tasks: what is expanded, what is shared, what is refused before anything runs."""
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from toolkit.catalog import Catalog
-from toolkit.config import load_config
+from toolkit.config import KFoldProtocol, StratifiedProtocol, load_config
+from toolkit.config.protocols import LeaveOneObjectOutProtocol
+from toolkit.encoding import outer_splits
 from toolkit.features.forms import johnson_lindenstrauss_dims
 from toolkit.plan import Plan, features_id, make_plan
-from toolkit.yaml_source import ConfigError
+from toolkit.plan.datasets import refuse_few_tested
+from toolkit.verbs.loading import load_sweep, solver_reasons
+from toolkit.yaml_source import ConfigError, Place, Source
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -253,3 +262,141 @@ def test_how_many_tasks_share_the_images_decides_no_score(tmp_path: Path) -> Non
     assert len(parted.extract) == 2
     assert {features_id(task) for task in parted.tasks} == {whole.extract[0].id}
     assert parted.encode[0].inputs == tuple(task.id for task in parted.extract)
+
+
+def test_the_solver_is_decided_by_sizes_and_part_of_the_id(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    assert {task.params["solver"] for task in plan.encode} == {"gram"}
+    same = plan_of(
+        tmp_path, BASE, "pca.solver=gram", "resources.encode={memory_gb: 0.001, cpus: 64}"
+    )
+    assert ids(same) == ids(plan)
+    other = plan_of(tmp_path, BASE, "pca.solver=randomized")
+    assert not {task.id for task in other.encode} & ids(plan)
+    whole = plan_of(tmp_path, BASE, "pca.solver=randomized", "readouts=[{kind: pls}]")
+    assert {task.params["solver"] for task in whole.encode} == {"gram"}
+
+
+@pytest.mark.parametrize(
+    ("n_stimuli", "layer", "solver"),
+    [(30_000, "layer1", "gram"), (30_000, "global_pool", "covariance")],
+)
+def test_auto_is_exact_however_large_the_data(
+    tmp_path: Path, n_stimuli: int, layer: str, solver: str
+) -> None:
+    absent = f"dataset={{kind: nx414, path: {tmp_path / 'absent.h5'}, sizes: {{n_neuroids: 5, "
+    absent += f"splits: {{train: {n_stimuli}, val: 100}}}}}}"
+    plan = plan_of(tmp_path, BASE, absent, f"models.0.layers=[{layer}]")
+    assert {task.params["solver"] for task in plan.encode} == {solver}
+
+
+def test_what_does_not_fit_the_memory_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(BASE, encoding="utf-8")
+    options = argparse.Namespace(
+        config=tmp_path / "sweep.yaml",
+        overrides=["resources.encode.memory_gb=0.0001"],
+        executor=None,
+        profile=None,
+        out=tmp_path / "run",
+    )
+    with pytest.raises(ConfigError, match=r"solver gram needs .*resources\.encode\.memory_gb"):
+        solver_reasons(load_sweep(options))
+
+
+def test_what_only_a_gram_matrix_gives_is_refused_without_one(tmp_path: Path) -> None:
+    one_out = "readouts.0.folds=leave_one_out"
+    assert "leave_one_out needs" in refusal(tmp_path, BASE, one_out, "pca.solver=covariance")
+
+
+FEW = "dataset={kind: synthetic, n_train: 6, n_val: %d, n_neuroids: %d, image_px: 16}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((FEW % (2, 5), "readouts=[{kind: linear}]"), "split 'val' has 2 image(s)"),
+        (
+            (FEW % (4, 5), "readouts=[{kind: linear}]", "protocol={kind: kfold, n_splits: 10}"),
+            "10 folds of 10 images test 1 at a time, but r needs 3 or more; write at most 3 folds",
+        ),
+        ((FEW % (4, 2), "readouts=[{kind: rdm}]"), "write distance: euclidean"),
+        ((FEW % (4, 1), "readouts=[{kind: rdm, distance: cosine}]"), "write distance: euclidean"),
+    ],
+)
+def test_too_few_images_or_neurons_are_refused(
+    tmp_path: Path, overrides: tuple[str, ...], said: str
+) -> None:
+    assert said in refusal(tmp_path, BASE, *overrides)
+
+
+def test_one_neuron_has_euclidean_distances(tmp_path: Path) -> None:
+    assert plan_of(tmp_path, BASE, FEW % (4, 1), "readouts=[{kind: rdm, distance: euclidean}]")
+
+
+def images_of_objects(folder: Path, *n_images: int) -> str:
+    """A data set of images and responses with so many images of each object."""
+    random = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    stimuli, responses = ["stimulus_id,object_name"], ["stimulus_id,synthetic-a,synthetic-b"]
+    for label, count in zip("abcdefgh", n_images, strict=False):
+        for i in range(count):
+            name, (one, other) = f"{label}{i}", random.normal(size=2)
+            pixels = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
+            stimuli.append(f"{name},{label}")
+            responses.append(f"{name},{one:.3f},{other:.3f}")
+    (folder / "stimuli.csv").write_text("\n".join(stimuli), encoding="utf-8")
+    (folder / "responses.csv").write_text("\n".join(responses), encoding="utf-8")
+    return (
+        f"dataset={{kind: files, name: objects, images: {folder / 'images'}, "
+        f"responses: {folder / 'responses.csv'}, stimulus_table: {folder / 'stimuli.csv'}}}"
+    )
+
+
+BY_OBJECT = "protocol={kind: leave_one_object_out}"
+STRATIFIED = "protocol={kind: stratified, train_size: %g}"
+
+
+@pytest.mark.parametrize(
+    ("n_images", "protocol", "said"),
+    [
+        ((5, 5, 1), BY_OBJECT, "1 image(s) of object 'c', but r needs 3"),
+        ((5, 5, 1), STRATIFIED % 0.5, "1 image(s) of object 'c' cannot be in training and in test"),
+        ((4, 4, 4), STRATIFIED % 0.9, "10 to fit and 2 to test, but 3 objects need 3 and 3; write"),
+        ((2, 2, 4), "protocol={kind: kfold, by: object, n_splits: 3}", "object 'a'"),
+    ],
+)
+def test_objects_of_too_few_images_are_refused(
+    tmp_path: Path, n_images: tuple[int, ...], protocol: str, said: str
+) -> None:
+    own = images_of_objects(tmp_path, *n_images)
+    message = refusal(tmp_path, BASE, own, protocol, "readouts=[{kind: linear}]")
+    assert said in message and "protocol" in message
+
+
+@given(
+    n_images=st.lists(st.integers(1, 6), min_size=2, max_size=5),
+    train_size=st.sampled_from([0.1, 0.3, 0.5, 0.75, 0.9]),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_is_planned_can_be_divided(n_images: list[int], train_size: float) -> None:
+    """Whatever is not refused has splits, and enough images in each test set."""
+    labels = tuple(np.repeat(list("abcde")[: len(n_images)], n_images))
+    protocols = (
+        StratifiedProtocol(kind="stratified", n_splits=2, train_size=train_size),
+        LeaveOneObjectOutProtocol(kind="leave_one_object_out"),
+        KFoldProtocol(kind="kfold", n_splits=2, by="object"),
+        KFoldProtocol(kind="kfold", n_splits=2),
+    )
+    for protocol in protocols:
+        config = SimpleNamespace(
+            protocol=protocol, readouts=[SimpleNamespace(kind="ridge")], training={}
+        )
+        try:
+            source = Source({}, {(): Place("sweep.yaml")})
+            refuse_few_tested(config, source, len(labels), {}, labels)  # type: ignore[arg-type]
+        except ConfigError:
+            continue
+        plain = {**protocol.model_dump(), "seed": 0}
+        splits = outer_splits(plain, n_stimuli=len(labels), splits={}, object_names=labels)
+        assert min(len(test) for _, test in splits) >= 3

@@ -68,7 +68,7 @@ class Resources(Section):
         default=None, description="GPUs; one to extract where the machine has any, if left out."
     )
     memory_gb: PositiveFloat = Field(
-        default=8.0, description="Memory, GB; read-outs choose their solver to fit it."
+        default=8.0, description="Memory, GB; what needs more is refused when it is planned."
     )
     timeout_min: Minutes = Field(
         default=240,

@@ -194,7 +194,9 @@ class PcaConfig(Section):
 
     solver: Literal["auto", "gram", "covariance", "incremental", "randomized"] = Field(
         default="auto",
-        description="gram and covariance are exact, the others for what does not fit memory.",
+        description="gram and covariance are exact; incremental and randomized are approximate, "
+        "for what does not fit memory; auto: gram, or covariance where there are more than 20,000 "
+        "training stimuli and fewer features.",
     )
 
 

@@ -23,7 +23,7 @@ from toolkit.encoding.ridge import (
     ridge_weights,
     shared_alpha,
 )
-from toolkit.metrics import METRICS, is_constant, pearson_r_pairwise
+from toolkit.metrics import FEWEST_IMAGES, METRICS, is_constant, pearson_r_pairwise
 from toolkit.metrics.uncertainty import permutation_p_value, refitted_p_value
 
 ReadoutKind = Literal["ridge", "linear", "pls"]
@@ -188,7 +188,8 @@ class LayerEncoder:
     the training mean, so EV is 0 and r is NaN.
 
     A neuron with missing responses is fitted and scored on the images it has; neurons that miss the
-    same images share a decomposition. One that has too few images for the read-out has no score.
+    same images share a decomposition. One that has too few images for the read-out, or fewer than
+    three to test, has no score.
 
     Parameters
     ----------
@@ -279,7 +280,7 @@ class LayerEncoder:
         n_components = []
         for neurons, observed in _neurons_of_same_images(responses):
             seen = train[observed[train]]
-            if len(seen) < _fewest_images(readout) or observed[test].sum() < 2:
+            if len(seen) < _fewest_images(readout) or observed[test].sum() < FEWEST_IMAGES:
                 continue
             part = self._predict(readout, seen, test, responses[np.ix_(seen, neurons)])
             predicted[:, neurons] = part.responses
@@ -292,12 +293,10 @@ class LayerEncoder:
         measured = self._responses[test]
         row: dict[str, Any] = {name: np.full(measured.shape[1], np.nan) for name in METRICS}
         for neurons, observed in _neurons_of_same_images(measured):
-            if observed.sum() >= 2:
+            if observed.sum() >= FEWEST_IMAGES:
                 at = np.ix_(observed, neurons)
                 for name, metric in METRICS.items():
                     row[name][neurons] = metric(measured[at], fit.responses[at])
-        is_fitted = ~np.isnan(fit.responses).any(axis=0)
-        row |= {name: np.where(is_fitted, values, np.nan) for name, values in row.items()}
         return row | {
             "alpha": fit.alpha,
             "alpha_at_edge": fit.alpha_at_edge,

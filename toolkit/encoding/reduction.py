@@ -28,7 +28,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import dask
 import dask.array as da
@@ -46,7 +46,7 @@ from toolkit.encoding.compute import tree_reduced
 from toolkit.encoding.errors import FeaturesError
 from toolkit.encoding.gram import BLOCK_COLUMNS, column_slices, gram_matrix
 from toolkit.encoding.protocols import check_split
-from toolkit.encoding.solver import SLICE_COLUMNS, Solver, block_rows, choose_solver, oversampled
+from toolkit.encoding.solver import SLICE_COLUMNS, Solver, block_rows, fitting_threads, oversampled
 
 Layer: TypeAlias = da.Array | zarr.Array | NDArray[np.floating]
 
@@ -90,7 +90,7 @@ def reduce_layer(
     n_components: int,
     *,
     memory_bytes: float,
-    solver: Solver | Literal["auto"] = "auto",
+    solver: Solver,
     n_threads: int = CPU_COUNT,
     seed: int = 0,
 ) -> Reduction:
@@ -108,39 +108,39 @@ def reduce_layer(
     n_components
         k.
     memory_bytes, solver, n_threads
-        As in :func:`choose_solver`.
+        As in :func:`~toolkit.encoding.solver.fitting_threads`: as many threads work as fit.
     seed
         Of incremental and randomized; the same seed gives the same scores.
 
     Raises
     ------
     ReductionError
-        As in :func:`choose_solver`.
+        As in :func:`~toolkit.encoding.solver.fitting_threads`.
     FeaturesError
         If a feature is NaN or infinite.
     ProtocolError
         If ``train`` and ``test`` share rows, repeat them, or are not rows of the layer.
     """
     check_split(train, test, layer.shape[0])
-    chosen, _ = choose_solver(
+    n_threads, _ = fitting_threads(
+        solver,
         len(train),
         layer.shape[1],
         n_components,
         memory_bytes,
-        solver,
         n_test=len(test),
         n_threads=n_threads,
     )
     with dask.config.set(num_workers=n_threads), threadpool_limits(n_threads, user_api="blas"):
-        if chosen == "gram":
+        if solver == "gram":
             return _by_gram(layer, train, test, n_components, n_threads)
-        if chosen == "covariance":
+        if solver == "covariance":
             projected, mean_square = _by_covariance(layer, train, test, n_components)
-        elif chosen == "incremental":
+        elif solver == "incremental":
             projected, mean_square = _by_incremental(layer, train, test, n_components, seed)
         else:
             projected, mean_square = _by_sketch(layer, train, test, n_components, seed)
-        return _turned(projected, mean_square, len(train), n_components, chosen)
+        return _turned(projected, mean_square, len(train), n_components, solver)
 
 
 def _by_gram(

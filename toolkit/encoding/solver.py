@@ -1,22 +1,16 @@
-"""How principal components are computed, decided from sizes and memory alone."""
+"""What it takes to compute principal components, from sizes alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 from dask.system import CPU_COUNT
 
 from toolkit.encoding.errors import EncodingError
 from toolkit.encoding.gram import BLOCK_COLUMNS
-from toolkit.encoding.protocols import Split
-from toolkit.encoding.readouts import Readout
 
 Solver = Literal["gram", "covariance", "incremental", "randomized"]
-
-# The eigenvectors of a larger matrix take longer than an approximation is worth.
-EXACT_MAX_SIDE = 20_000
 
 # Columns of a block that are converted to float64 at a time.
 SLICE_COLUMNS = 1024
@@ -37,64 +31,36 @@ class ReductionError(EncodingError):
     error_class = "bad_reduction"
 
 
-def solver_of(
-    readout: Readout,
-    splits: Sequence[Split],
-    n_features: int,
-    *,
-    memory_bytes: float,
-    wanted: Solver | Literal["auto"] = "auto",
-    n_threads: int = CPU_COUNT,
-) -> tuple[Solver, str]:
-    """How a read-out's components are computed, and why; ``"gram"`` for one without components.
-
-    Raises
-    ------
-    ReductionError
-        If the solver wanted, or every one, needs more memory.
-    """
-    if readout.kind == "pls" or readout.n_components is None:
-        return "gram", "gram: this read-out uses all components."
-    train, test = splits[0]
-    k = min(readout.n_components, n_features, len(train) - 1)
-    return choose_solver(
-        len(train), n_features, k, memory_bytes, wanted, n_test=len(test), n_threads=n_threads
-    )
-
-
-def choose_solver(
+def fitting_threads(
+    solver: Solver,
     n_train: int,
     n_features: int,
     n_components: int,
     memory_bytes: float,
-    wanted: Solver | Literal["auto"] = "auto",
     *,
     n_test: int = 0,
     n_threads: int = CPU_COUNT,
-) -> tuple[Solver, str]:
-    """The solver for a layer of this size, and why, in a sentence with the numbers.
-
-    ``"auto"`` is the first of gram, covariance, randomized and incremental that fits into memory;
-    an exact one only if its matrix has at most ``EXACT_MAX_SIDE`` rows.
+) -> tuple[int, str]:
+    """With how many threads a solver fits into memory, and a sentence with the numbers.
 
     Parameters
     ----------
+    solver
+        How principal components are computed.
     n_train, n_test
         Images.
     n_features, n_components
         Of the layer, and to be kept.
     memory_bytes
         Memory that may be used, beside that of the scores themselves.
-    wanted
-        A solver, or ``"auto"``.
     n_threads
-        Cores that will be used.
+        Cores that may be used: the most that is returned.
 
     Raises
     ------
     ReductionError
-        If there are more components than training images − 1 or features, or if the solver that is
-        wanted, or every one, needs more memory.
+        If there are more components than training images − 1 or features, or if the solver needs
+        more memory even with one thread.
     """
     most = min(n_train - 1, n_features)
     if not 1 <= n_components <= most:
@@ -102,44 +68,28 @@ def choose_solver(
             f"n_components is {n_components}, but {n_train} training images of {n_features} "
             f"features have 1 to {most} components; write one of these"
         )
-    if wanted not in ("auto", *get_args(Solver)):
-        known = ", ".join(("auto", *get_args(Solver)))
-        raise ReductionError(f"solver is {wanted!r}; write one of {known}")
-    needed_bytes = _needed_bytes(n_train, n_test, n_features, n_components, n_threads)
-    needs = {name: f"{count / 1e9:.2f} GB" for name, count in needed_bytes.items()}
+    if solver not in get_args(Solver):
+        raise ReductionError(f"solver is {solver!r}; write one of {', '.join(get_args(Solver))}")
     memory = f"{memory_bytes / 1e9:.2f} GB"
     size = f"{n_train} training images × {n_features} features"
-    if wanted != "auto":
-        if needed_bytes[wanted] > memory_bytes:
-            others = ", ".join(f"{name} {need}" for name, need in needs.items() if name != wanted)
-            raise ReductionError(
-                f"solver {wanted} needs {needs[wanted]} for {size} and {n_components} components, "
-                f"more than the {memory} there are (others: {others}); choose one that fits, fewer "
-                "threads or components, or more memory"
-            )
-        return wanted, f"{wanted}, as asked: {size} need {needs[wanted]} of {memory}."
-    sides = {"gram": n_train, "covariance": n_features}
-    passed_over: list[str] = []
-    for solver in needed_bytes:
-        side = sides.get(solver, 0)
-        if needed_bytes[solver] <= memory_bytes and side <= EXACT_MAX_SIDE:
-            why = f" ({'; '.join(passed_over)})" if passed_over else ""
-            return solver, f"{solver}: {size} need {needs[solver]} of {memory}{why}."
-        passed_over.append(
-            f"{solver} would decompose {side} × {side}, more than {EXACT_MAX_SIDE} squared"
-            if side > EXACT_MAX_SIDE
-            else f"{solver} would need {needs[solver]}"
-        )
+    for threads in range(n_threads, 0, -1):
+        needed = _needed_bytes(n_train, n_test, n_features, n_components, threads)
+        if needed[solver] <= memory_bytes:
+            return threads, f"{solver}: {size} need {needed[solver] / 1e9:.2f} GB of {memory}."
+    needs = {name: f"{count / 1e9:.2f} GB" for name, count in needed.items()}
+    others = ", ".join(f"{name} {need}" for name, need in needs.items() if name != solver)
     raise ReductionError(
-        f"no solver fits {size} and {n_components} components into {memory}: "
-        f"{'; '.join(passed_over)}; give more memory, fewer threads or fewer components"
+        f"solver {solver} needs {needs[solver]} for {size} and {n_components} components, more "
+        f"than the {memory} there are; give more memory (resources.encode.memory_gb) or fewer "
+        f"components, or write pca: {{solver: …}} with one that fits ({others}); gram and "
+        "covariance are exact, incremental and randomized are not"
     )
 
 
 def _needed_bytes(
     n_train: int, n_test: int, n_features: int, n_components: int, n_threads: int
 ) -> dict[Solver, float]:
-    """What each solver holds at once, in the order in which ``"auto"`` prefers them.
+    """What each solver holds at once.
 
     Of results that are summed in a tree, one per thread and one per level wait.
     """

@@ -117,7 +117,7 @@ def _gram_matrices(tasks: Mapping[str, Task], done_ids: Collection[str]) -> tupl
     """Bytes and files of those that read-outs will make from stored features and keep."""
     layers: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
     for task_id, task in tasks.items():
-        if task.kind is TaskKind.ENCODE and task.params.get("solver", "auto") in ("auto", "gram"):
+        if task.kind is TaskKind.ENCODE and task.params.get("solver", "gram") == "gram":
             parent = task.inputs[0]
             layers[task_id in done_ids].add((parent, task.params["layer"]))
     missing = Counter(parent for parent, _ in layers[False] - layers[True])

@@ -12,6 +12,7 @@ from toolkit.metrics.aggregate import (
 )
 from toolkit.metrics.errors import MetricError
 from toolkit.metrics.regression import (
+    FEWEST_IMAGES,
     METRICS,
     explained_variance,
     is_constant,
@@ -23,6 +24,7 @@ from toolkit.metrics.regression import (
 from toolkit.metrics.reliability import spearman_brown, split_half_ceiling
 
 __all__ = [
+    "FEWEST_IMAGES",
     "METRICS",
     "MetricError",
     "Summary",

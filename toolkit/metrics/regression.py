@@ -7,6 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from toolkit.metrics.errors import MetricError
 
+FEWEST_IMAGES = 3
+"""Images of which a correlation says anything: of two it is 1 or -1 whatever they are."""
+
 # A column whose range is this small against its largest value differs by rounding only.
 _CONSTANT_RANGE = 8 * np.finfo(np.float64).eps
 
@@ -74,7 +77,7 @@ def pearson_r_pairwise(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
     Returns
     -------
-    (n_neurons,) float64; NaN where fewer than two images are left or one side is constant.
+    (n_neurons,) float64; NaN where fewer than three images are left or one side is constant.
 
     Raises
     ------
@@ -84,6 +87,7 @@ def pearson_r_pairwise(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     a, b = _checked_pair(a, b)
     present = ~(np.isnan(a) | np.isnan(b))
     undefined = is_constant(a, present) | is_constant(b, present)
+    undefined |= present.sum(axis=0) < FEWEST_IMAGES
     return _correlation(_centred(a, present), _centred(b, present), undefined=undefined)
 
 

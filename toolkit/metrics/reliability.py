@@ -40,7 +40,7 @@ def split_half_ceiling(
 
     Returns
     -------
-    (n_splits, n_neurons) float64; NaN where a half is constant or fewer than two images are left.
+    (n_splits, n_neurons) float64; NaN where a half is constant or fewer than three images are left.
     The ceiling of a population is the median over neurons, then the mean over splits
     (:func:`toolkit.metrics.median_over_neurons`).
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from toolkit.data import NeuralDataset
     from toolkit.encoding.protocols import Split
 
+# Of two images r is 1 or -1 whatever is predicted.
+_FEWEST_TESTED = 3
+
 
 @dataclass(frozen=True)
 class PlannedDataset:
@@ -125,6 +128,7 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
     _refuse_divided_images(config, source, loader)
     sizes = {name: len(rows) for name, rows in loaded.splits.items()}
     n_stimuli = len(stimuli)
+    refuse_few_tested(config, source, n_stimuli, sizes, loaded.object_names or ())
     return PlannedDataset(
         name=dataset.name,
         region="+".join(dict.fromkeys(loaded.regions)),
@@ -215,6 +219,7 @@ def _plan_from_sizes(
     if sizes is None:
         raise source.error(at, f"{error}; to plan without the files, give 'sizes'") from error
     n_stimuli = sizes.n_stimuli or sum(sizes.splits.values())
+    refuse_few_tested(config, source, n_stimuli, sizes.splits, ())
     return PlannedDataset(
         name=dataset.name,
         region=getattr(dataset, "region", "IT"),
@@ -259,6 +264,103 @@ def _n_train(
 def _refuse_too_many_folds(protocol: KFoldProtocol, source: Source, n: int, what: str) -> None:
     if protocol.n_splits > n:
         raise source.error(("protocol", "n_splits"), f"{protocol.n_splits} folds of {n} {what}")
+
+
+def refuse_few_tested(
+    config: SweepConfig,
+    source: Source,
+    n_stimuli: int,
+    sizes: Mapping[str, int],
+    object_names: Sequence[str],
+) -> None:
+    """Test sets too small for a correlation, and objects that cannot be divided.
+
+    Read-outs that predict need them, as do trainings; similarities have no protocol.
+
+    Parameters
+    ----------
+    config, source
+        Whose protocol.
+    n_stimuli, sizes, object_names
+        Of the data set: images in all and in each split, and the object of each image; empty where
+        there are none or they are not known.
+
+    Raises
+    ------
+    ConfigError
+        Saying what to write instead.
+    """
+    predicts = any(one.kind not in ("rdm", "cka") for one in config.readouts)
+    if not (predicts or config.training):
+        return
+    protocol, images_of = config.protocol, Counter(object_names)
+    least = min(images_of.values(), default=0)
+    rarest = [name for name, count in images_of.items() if count == least]
+    named = f"{least} image(s) of object {rarest[0]!r}" if rarest else ""
+    advice = f"r needs {_FEWEST_TESTED} or more; write "
+    if isinstance(protocol, FixedProtocol):
+        n_tested = sizes.get(protocol.test, _FEWEST_TESTED)
+        if n_tested < _FEWEST_TESTED:
+            raise source.error(
+                source.existing(("protocol", "test")),
+                f"split '{protocol.test}' has {n_tested} image(s), but {advice}a larger split, or "
+                "protocol: {kind: kfold}",
+            )
+    elif isinstance(protocol, KFoldProtocol) and protocol.by == "stimulus":
+        n_tested = n_stimuli // protocol.n_splits
+        if 0 < n_tested < _FEWEST_TESTED:
+            raise source.error(
+                source.existing(("protocol", "n_splits")),
+                f"{protocol.n_splits} folds of {n_stimuli} images test {n_tested} at a time, but "
+                f"{advice}at most {n_stimuli // _FEWEST_TESTED} folds",
+            )
+    elif isinstance(protocol, KFoldProtocol):
+        n_objects = len(images_of) // protocol.n_splits
+        n_tested = sum(sorted(images_of.values())[:n_objects])
+        if n_objects and n_tested < _FEWEST_TESTED:
+            raise source.error(
+                source.existing(("protocol", "n_splits")),
+                f"a fold of {n_objects} of {len(images_of)} objects may have {n_tested} image(s) "
+                f"({named}), but {advice}fewer folds",
+            )
+    elif isinstance(protocol, StratifiedProtocol):
+        _refuse_unstratified(protocol, source, n_stimuli, len(images_of), least, named)
+    elif images_of and least < _FEWEST_TESTED:
+        raise source.error(
+            source.existing(("protocol", "kind")),
+            f"the test set would be {named}, but {advice}"
+            "protocol: {kind: kfold, by: object}, or leave out objects with fewer images",
+        )
+
+
+def _refuse_unstratified(
+    protocol: StratifiedProtocol,
+    source: Source,
+    n_stimuli: int,
+    n_objects: int,
+    least: int,
+    named: str,
+) -> None:
+    """What scikit-learn's StratifiedShuffleSplit cannot divide."""
+    if n_objects < 2:
+        return
+    if least < 2:
+        raise source.error(
+            source.existing(("protocol", "kind")),
+            f"{named} cannot be in training and in test; write protocol: {{kind: kfold}}, or leave "
+            "out objects with a single image",
+        )
+    n_train = int(protocol.train_size * n_stimuli)
+    least_tested = max(n_objects, _FEWEST_TESTED)
+    if not n_objects <= n_train <= n_stimuli - least_tested:
+        low, high = n_objects / n_stimuli, 1 - least_tested / n_stimuli
+        write = f"{low:.3g} to {high:.3g}" if low <= high else "protocol: {kind: kfold}"
+        raise source.error(
+            source.existing(("protocol", "train_size")),
+            f"{protocol.train_size:g} of {n_stimuli} images leaves {n_train} to fit and "
+            f"{n_stimuli - n_train} to test, but {n_objects} objects need {n_objects} and "
+            f"{least_tested}; write {write}",
+        )
 
 
 def _refuse_divided_images(config: SweepConfig, source: Source, loader: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from toolkit.plan.refusals import (
     indistinguishable_rows,
     notes_on_similarities,
     solvers_without_features,
+    solvers_without_gram,
     tested_training_images,
 )
 from toolkit.plan.tasks import tasks_of
@@ -88,6 +89,7 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     problems += list(impossible_readouts(config, source, datasets))
     problems += list(exclude_rules_without_field(config, source))
     problems += list(solvers_without_features(config, source))
+    problems += list(solvers_without_gram(config, source))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     datasets = [

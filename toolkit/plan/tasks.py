@@ -15,6 +15,8 @@ from toolkit.plan.networks import PlannedNetwork
 from toolkit.task import Task, TaskKind
 
 SIMILARITY_KINDS = ("rdm", "cka")
+# Training images from which the covariance of fewer features is decomposed instead.
+_LARGEST_GRAM = 20_000
 
 
 def tasks_of(
@@ -144,7 +146,6 @@ def _encode_task(
     readout_name: str,
     readout: dict[str, Any],
 ) -> Task:
-    solver = "gram" if form.kind == "gram" else config.pca.solver
     return Task(
         kind=TaskKind.ENCODE,
         label=f"{whole.label} {layer.name} {readout_name}",
@@ -153,8 +154,7 @@ def _encode_task(
             "responses": dataset.responses_digest or f"absent:{dataset.name}",
             "layer": layer.name,
             "readout": readout,
-            **_how_to_score(config, dataset, network, readout),
-            **({} if solver == "auto" else {"solver": solver}),
+            **_how_to_score(config, dataset, network, form, layer, readout),
         },
         inputs=tuple(parent.id for parent in parents),
         columns={
@@ -186,13 +186,39 @@ def _encode_task(
 
 
 def _how_to_score(
-    config: SweepConfig, dataset: PlannedDataset, network: PlannedNetwork, readout: dict[str, Any]
+    config: SweepConfig,
+    dataset: PlannedDataset,
+    network: PlannedNetwork,
+    form: FeatureForm,
+    layer: LayerInfo,
+    readout: dict[str, Any],
 ) -> dict[str, Any]:
     """A similarity is of all images, or of those tested if the network was trained on others."""
+    scored = how_to_score(config)
     if readout["kind"] not in SIMILARITY_KINDS:
-        return how_to_score(config)
+        return {**scored, "solver": _solver(config, dataset, form, layer, readout)}
     is_partly_seen = network.trained is not None and network.trained.has_seen(dataset)
-    return {"protocol": how_to_score(config)["protocol"]} if is_partly_seen else {}
+    return {"protocol": scored["protocol"]} if is_partly_seen else {}
+
+
+def _solver(
+    config: SweepConfig,
+    dataset: PlannedDataset,
+    form: FeatureForm,
+    layer: LayerInfo,
+    readout: dict[str, Any],
+) -> str:
+    """How principal components are computed; gram where all of them are used.
+
+    Unless the config says otherwise exactly, and from sizes alone, so that neither memory nor cores
+    decide scores: from the Gram matrix, n × n, or where that is large from the covariance, p × p.
+    """
+    if form.kind == "gram" or not readout.get("n_components"):
+        return "gram"
+    if config.pca.solver != "auto":
+        return config.pca.solver
+    largest = max(_LARGEST_GRAM, form.of_layer(layer).n_features)
+    return "gram" if dataset.n_train <= largest else "covariance"
 
 
 def features_id(task: Task) -> str:

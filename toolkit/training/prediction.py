@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toolkit.metrics import explained_variance, pearson_r
+from toolkit.metrics import FEWEST_IMAGES, explained_variance, pearson_r
 from toolkit.models.trainable import Outputs, TrainableNetwork
 from toolkit.training.images import ImageBank
 from toolkit.training.weights import Trained
@@ -129,12 +129,15 @@ def by_neuron(
     measured: NDArray[np.floating],
     predicted: NDArray[np.floating],
 ) -> NDArray[np.float64]:
-    """A metric of each neuron on the images it has responses to, (n_neurons,); NaN without any."""
+    """A metric of each neuron on the images it has responses to, (n_neurons,).
+
+    NaN where a neuron misses some and has fewer than three.
+    """
     present = ~np.isnan(measured)
     if present.all():
         return metric(measured, predicted)
     scores = np.full(measured.shape[1], np.nan)
-    for neuron in np.flatnonzero(present.any(axis=0)):
+    for neuron in np.flatnonzero(present.sum(axis=0) >= FEWEST_IMAGES):
         rows = present[:, neuron]
         scores[neuron] = metric(measured[rows, neuron, None], predicted[rows, neuron, None])[0]
     return scores

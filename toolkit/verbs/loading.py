@@ -78,19 +78,30 @@ def refuse_absent_data(sweep: Sweep) -> None:
 
 
 def solver_reasons(sweep: Sweep) -> list[str]:
-    """How principal components will be computed: for each solver, its largest layer and why."""
-    from toolkit.encoding.solver import ReductionError, choose_solver
+    """How principal components will be computed: for each solver, its largest layer and why.
+
+    Raises
+    ------
+    ConfigError
+        If one needs more memory than the config asks for.
+    """
+    reducing = [t for t in sweep.plan.encode if t.params["readout"].get("n_components")]
+    if not reducing:
+        return []
+    from dask.system import CPU_COUNT
+
+    from toolkit.encoding.solver import ReductionError, fitting_threads
 
     n_train = {dataset.name: dataset.n_train for dataset in sweep.plan.datasets}
-    memory_bytes = sweep.config.resources.encode.memory_gb * 1e9
+    wanted, resources = sweep.config.pca.solver, sweep.config.resources.encode
     reasons: dict[str, str] = {}
-    reducing = [t for t in sweep.plan.encode if t.params["readout"].get("n_components")]
     for task in sorted(reducing, key=lambda task: task.columns["n_features"]):
         n, p = n_train[task.columns["dataset"]], task.columns["n_features"]
-        k = min(task.params["readout"]["n_components"], p)
+        k, solver = min(task.params["readout"]["n_components"], p), task.params["solver"]
         try:
-            wanted = task.params.get("solver", "auto")
-            solver, reason = choose_solver(n, p, k, memory_bytes, wanted)
+            _, reason = fitting_threads(
+                solver, n, p, k, resources.memory_gb * 1e9, n_threads=resources.cpus or CPU_COUNT
+            )
         except ReductionError as error:
             raise sweep.source.error(("pca", "solver"), f"{task.label}: {error}") from error
         reasons[solver] = f"pca.solver {wanted}: {reason}"

@@ -36,8 +36,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if dataset.notes:
             console.print(f"{dataset.name}:", soft_wrap=True)
             say_notes(dataset, console)
-    if sweep.config.pca.solver != "auto":
-        solver_reasons(sweep)
+    solver_reasons(sweep)
     folder, tasks = sweep.folder, sweep.plan.tasks
     folder.create()
     with _held(folder, on_slurm="slurm" in settings):

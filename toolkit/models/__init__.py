@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.models.names import match_names, model_names
 from toolkit.models.selection import select_layers
 from toolkit.models.spec import (
+    CheckpointError,
     LayerError,
     LayerInfo,
     ModelError,
@@ -44,6 +45,7 @@ _TORCH_MODULES = {
 }
 
 __all__ = [
+    "CheckpointError",
     "LayerError",
     "LayerInfo",
     "ModelError",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from toolkit.models.names import match_names, model_names
+from toolkit.models.names import match_names, model_names, names_of_this_process
 from toolkit.models.selection import select_layers
 from toolkit.models.spec import (
     CheckpointError,
@@ -58,6 +58,7 @@ __all__ = [
     "load_network",
     "match_names",
     "model_names",
+    "names_of_this_process",
     "output_tensor",
     "preprocessing_of",
     "require_fit",

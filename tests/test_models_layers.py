@@ -293,7 +293,7 @@ def test_input_size_of_every_trace_is_that_of_the_preprocessing():
         ("timm", "test_vit", "blocks.1.attn.attn_drop", "never called", "blocks.1.attn"),
         ("timm", "test_vit", "blocks.*.attn_drop", "never called", "blocks.0.attn"),
         ("torchvision", "swin_t", "features.1.0.attn.qkv", "never called", "features.1.0.attn"),
-        ("timm", "tnt_s_patch16_224", "blocks.0.attn_in.qkv", "not one row per image", "blocks.0"),
+        ("timm", "tnt_s_patch16_224", "blocks.0.attn_in.qk", "not one row per image", "blocks.0"),
     ],
 )
 def test_a_module_that_gives_no_features_is_told_from_none(library, name, pattern, why, nearest):

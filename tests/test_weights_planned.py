@@ -212,6 +212,18 @@ def test_a_checkpoint_changed_after_planning_is_not_used(tmp_path, network, keep
     assert not any(run.is_done(task.id) for task in plan.tasks)
 
 
+def test_a_checkpoint_that_training_starts_from_is_the_planned_one(tmp_path):
+    file = tmp_path / "a.pth"
+    torch.save(load_network(ModelSpec("timm", "test_resnet")).module.state_dict(), file)
+    network = f"{{library: timm, names: test_resnet, weights: {file}, input_px: 32}}"
+    plan = plan_of(tmp_path, TRAINING, f"training.small.network={network}")
+    run = ran(plan, tmp_path / "run")
+    assert run.is_done(plan.train[0].id)
+    overwritten(file)
+    changed = ran(plan, tmp_path / "changed")
+    assert why_failed(changed, plan.train[0]).startswith("data_changed: ")
+
+
 def test_a_library_that_means_other_weights_by_pretrained_is_noticed(tmp_path):
     plan = plan_of(tmp_path, reading_out(NETWORKS[1], Path("pretrained")))
     (task,) = plan.extract
@@ -279,6 +291,16 @@ def test_a_network_is_not_tested_on_images_it_was_trained_on(tmp_path, small, pr
     assert "was trained on" in message and "network.weights: " in message
     plan_of(tmp_path, use)
     plan_of(tmp_path, start)
+
+
+def test_a_fold_does_not_start_from_another_fold_s_training(tmp_path):
+    later = START.partition("training:\n")[2].replace("WEIGHTS", "trained:small")
+    text, protocol = TRAINING + later, "protocol={kind: kfold, n_splits: 3}"
+    plan_of(tmp_path, text, protocol, "training.small.folds=[1]", "training.tuned.folds=[1]")
+    message = refusal(
+        tmp_path, text, protocol, "training.small.folds=[0]", "training.tuned.folds=[1]"
+    )
+    assert "trained:small was trained on 20 of the images" in message and "fold 1" in message
 
 
 def test_other_images_of_the_same_names_are_not_taken_for_those_seen(tmp_path, small):

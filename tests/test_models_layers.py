@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from toolkit.models import (
+    LayerError,
     LayerInfo,
     ModelError,
     ModelSpec,
@@ -285,3 +286,23 @@ def test_input_size_of_every_trace_is_that_of_the_preprocessing():
         patch_px = int(name.split("_")[-1])
         first = next(layer for layer in trace_layers(spec) if layer.name == "conv_proj")
         assert first.shape[1:] == (side_px // patch_px,) * 2
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "pattern", "why", "nearest"),
+    [
+        ("timm", "test_vit", "blocks.1.attn.attn_drop", "never called", "blocks.1.attn"),
+        ("timm", "test_vit", "blocks.*.attn_drop", "never called", "blocks.0.attn"),
+        ("torchvision", "swin_t", "features.1.0.attn.qkv", "never called", "features.1.0.attn"),
+        ("timm", "tnt_s_patch16_224", "blocks.0.attn_in.qk", "not one row per image", "blocks.0"),
+    ],
+)
+def test_a_module_that_gives_no_features_is_told_from_none(library, name, pattern, why, nearest):
+    spec = ModelSpec(library, name)
+    with pytest.raises(LayerError) as raised:
+        select_layers(trace_layers(spec), [pattern], spec)
+    said, _, near = str(raised.value).partition("Nearest: ")
+    assert "has a module" in said and why in said
+    assert near.startswith(nearest)
+    with pytest.raises(LayerError, match="has no layer 'nowhere'"):
+        select_layers(trace_layers(spec), ["nowhere"], spec)

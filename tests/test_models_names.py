@@ -79,3 +79,38 @@ def test_a_pattern_is_not_a_network():
 
     with pytest.raises(ModelError, match="is a pattern"):
         trace_layers(ModelSpec("torchvision", "resnet*"))
+
+
+REGISTERING = """
+import sys
+from timm.models import generate_default_cfgs, register_model
+from timm.models.resnet import test_resnet
+
+from toolkit.sweep import main
+
+default_cfgs = generate_default_cfgs({"labnet": {"input_size": (3, 32, 32)}})
+
+@register_model
+def labnet(pretrained=False, **given):
+    return test_resnet(pretrained, **given)
+
+sys.exit(main(["plan", "sweep.yaml", "--executor", sys.argv[1]]))
+"""
+SWEEP = """
+name: tiny
+dataset: {kind: synthetic, n_train: 20, n_val: 10, n_neuroids: 2, image_px: 32}
+models: [{library: timm, names: labnet, layers: [layer1]}]
+readouts: [{kind: ridge}]
+"""
+
+
+@pytest.mark.parametrize(("executor", "status"), [("local", 2), ("inprocess", 0)])
+def test_a_network_that_a_script_registers_is_refused_where_jobs_do_not_know_it(
+    tmp_path, executor, status
+):
+    (tmp_path / "mine.py").write_text(REGISTERING, encoding="utf-8")
+    (tmp_path / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
+    words = [sys.executable, "mine.py", executor]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert ("names.py" in done.stderr + done.stdout) == (status == 2)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from commands import start, sweep
 from slurm_sweeps import (
     CONFIG,
@@ -26,6 +27,7 @@ from slurm_sweeps import (
 from slurm.devcluster import ClusterShape, DevCluster
 from toolkit.cluster.failure_log import read_failures
 from toolkit.cluster.run_folder import RunFolder
+from toolkit.models import ModelSpec, load_network
 from toolkit.results import load
 from toolkit.task import TaskState
 
@@ -103,7 +105,9 @@ def test_a_parent_that_fails_blocks_its_children_only(
 ) -> None:
     """On a cluster without accounting."""
     use_cluster(ClusterShape(has_accounting=False))
-    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    network = load_network(ModelSpec("timm", "test_vit2")).module
+    without_numbers = {name: value * torch.nan for name, value in network.state_dict().items()}
+    torch.save(without_numbers, tmp_path / "broken.pth")
     broken = (
         "  - {library: timm, names: test_vit2, layers: blocks.5, "
         f"weights: {tmp_path / 'broken.pth'}}}\n"
@@ -115,9 +119,9 @@ def test_a_parent_that_fails_blocks_its_children_only(
     (blocked,) = [v for v in views(folder).values() if v.state is TaskState.BLOCKED]
     assert failed.task.id in blocked.reason
     assert failed.attempt is not None
-    assert failed.attempt.error_class == "bad_model"
+    assert failed.attempt.error_class == "bad_features"
     assert classes(folder)["bad_data"] == 1
-    assert "bad_model" in output
+    assert "bad_features" in output
     rows = load(folder).results.set_index("status")
     assert rows.loc["blocked", "error_class"] == "blocked"
     assert "Traceback" in sweep("logs", folder, failed.task.id)

@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,23 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(tmp_path, damage, capl
     assert str(checkpoints.last) in caplog.text
     checkpoints.before.write_bytes(b"also broken")
     assert checkpoints.load() is None
+
+
+def test_objects_in_a_checkpoint_are_not_made(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "training", IDENTITY)
+    torch.save({"identity": "{}", "state": Touch(tmp_path / "ran")}, checkpoints.last)
+    assert checkpoints.load() is None
+    assert not (tmp_path / "ran").exists()
+
+
+class Touch:
+    """Pickles to a call that creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
 def test_a_crash_between_the_renames_loses_nothing(tmp_path):

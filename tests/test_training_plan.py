@@ -265,7 +265,7 @@ LABELLESS = (
         (
             ["training.shallow.network.weights=run:nowhere/train-1"],
             "network.weights",
-            "cannot be read",
+            "there is no trained network",
         ),
         (["training.shallow.predict=test"], "predict", "no split 'test'; it has train, val"),
     ],

@@ -75,7 +75,8 @@ class ModelConfig(Section):
     weights: Annotated[tuple[Weights, ...], BeforeValidator(as_list), Field(min_length=1)] = Field(
         default=("random",),
         description="pretrained, random, the path of a checkpoint, trained:NAME of a training of "
-        "this sweep, or run:FOLDER/TASK of another one.",
+        "this sweep, or run:FOLDER/TASK of another one. What was trained is not tested on images "
+        "it was trained on.",
     )
     seeds: Annotated[
         tuple[Seed, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))

@@ -9,10 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from toolkit.models.names import match_names, model_names
+from toolkit.models.names import match_names, model_names, names_of_this_process
 from toolkit.models.seen import share_seen
 from toolkit.models.selection import select_layers
 from toolkit.models.spec import (
+    CheckpointError,
     LayerError,
     LayerInfo,
     ModelError,
@@ -45,6 +46,7 @@ _TORCH_MODULES = {
 }
 
 __all__ = [
+    "CheckpointError",
     "LayerError",
     "LayerInfo",
     "ModelError",
@@ -57,6 +59,7 @@ __all__ = [
     "load_network",
     "match_names",
     "model_names",
+    "names_of_this_process",
     "output_tensor",
     "preprocessing_of",
     "require_fit",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from toolkit.models.names import require_name
-from toolkit.models.spec import ModelSpec
+from toolkit.models.spec import ModelError, ModelSpec
 
 # torchvision's Inceptions rescale their input when they carry trained weights, and have auxiliary
 # classifiers that only training uses. Random twins see the same input and lack the same parts.
@@ -72,7 +72,20 @@ def torchvision_weights(name: str) -> Any:
 
 
 def timm_config(name: str) -> Any:
-    """Give timm's ``PretrainedCfg`` of a network: input, normalisation, where its weights are."""
+    """Give timm's ``PretrainedCfg`` of a network: input, normalisation, where its weights are.
+
+    Raises
+    ------
+    ModelError
+        If somebody registered the network without any.
+    """
     from timm.models import get_pretrained_cfg
 
-    return get_pretrained_cfg(name)
+    config = get_pretrained_cfg(name)
+    if config is None:
+        raise ModelError(
+            f"network {name!r} was registered with timm without saying what its images are: write "
+            f"default_cfgs = generate_default_cfgs({{{name!r}: {{'input_size': (3, 224, 224)}}}}) "
+            "beside it, as docs/extending.md shows"
+        )
+    return config

@@ -17,13 +17,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from toolkit.models.spec import ModelError, WeightsChangedError
+from toolkit.models.spec import CheckpointError, WeightsChangedError
 
 _WRAPPERS = ("state_dict", "model")
 # What timm's training keeps of averaged weights, which it prefers to the last ones.
 _AVERAGED = ("state_dict_ema", "model_ema")
 # What data-parallel training and torch.compile put before every name.
 _PREFIXES = ("module.", "_orig_mod.")
+_ZIP = b"PK\x03\x04"
 _KEYS_SHOWN = 3
 _ERROR_CHARACTERS = 200
 
@@ -84,7 +85,7 @@ def state_dict_in(content: bytes, path: Path, *, averaged: bool = False) -> dict
 
     Raises
     ------
-    ModelError
+    CheckpointError
         If the file is none of these.
     """
     state = _tensors_of(content, path)
@@ -92,7 +93,7 @@ def state_dict_in(content: bytes, path: Path, *, averaged: bool = False) -> dict
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not _holds_tensors(state):
-        raise ModelError(
+        raise CheckpointError(
             f"{path} holds no state dict (a dict of tensors, by itself or under "
             f"{' or '.join(map(repr, _WRAPPERS))})"
         )
@@ -110,7 +111,7 @@ def load_strictly(
 
     Raises
     ------
-    ModelError
+    CheckpointError
         If keys are missing, unexpected or of another shape.
     """
     own = {
@@ -130,7 +131,7 @@ def misfit(
     error: Exception,
     module: nn.Module,
     weights: Mapping[str, torch.Tensor] | io.BytesIO,
-) -> ModelError:
+) -> CheckpointError:
     """How near a file is to a network, and what ``load_state_dict`` complained about first."""
     beginning = f"checkpoint {path} does not fit network {name!r}"
     if not isinstance(weights, io.BytesIO):
@@ -142,13 +143,13 @@ def misfit(
         )
     first, *lines = str(error).splitlines() or [""]
     if not first.startswith("Error(s) in loading state_dict"):
-        return ModelError(f"{beginning} ({type(error).__name__}: {first[:_ERROR_CHARACTERS]})")
+        return CheckpointError(f"{beginning} ({type(error).__name__}: {first[:_ERROR_CHARACTERS]})")
     mismatches = [line.strip() for line in lines if "size mismatch" in line]
     complaints = [_shorten_keys(line.strip()) for line in lines if "size mismatch" not in line]
     complaints += mismatches[:_KEYS_SHOWN]
     if len(mismatches) > _KEYS_SHOWN:
         complaints.append(f"and {len(mismatches) - _KEYS_SHOWN} more size mismatches")
-    return ModelError("\n  ".join([f"{beginning}:", *complaints]))
+    return CheckpointError("\n  ".join([f"{beginning}:", *complaints]))
 
 
 def _tensors_of(content: bytes, path: Path) -> Any:
@@ -158,7 +159,7 @@ def _tensors_of(content: bytes, path: Path) -> Any:
         _refuse_archives_of_code(content)
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes raise anything
-        raise ModelError(
+        raise CheckpointError(
             f"{path} is not a checkpoint that can be read: {_what_is_wrong(error)}. Save it with "
             "torch.save(network.state_dict(), path)"
         ) from error
@@ -167,7 +168,7 @@ def _tensors_of(content: bytes, path: Path) -> Any:
 def _refuse_archives_of_code(content: bytes) -> None:
     """TorchScript and torch's oldest files: not all versions of torch read them without code."""
     file = io.BytesIO(content)
-    if zipfile.is_zipfile(file):
+    if content.startswith(_ZIP):
         names = zipfile.ZipFile(file).namelist()
         if any(name.endswith("/constants.pkl") for name in names):
             raise _ArchiveError("it is a TorchScript program, not a state dict")

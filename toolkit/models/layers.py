@@ -118,6 +118,15 @@ def traced(
     )
 
 
+def is_called(spec: ModelSpec, module: str) -> bool:
+    """Whether a network runs one of its modules by itself, on the CPU with random weights."""
+    network, calls = untrained(spec, "cpu"), list[bool]()
+    nn.Module.register_forward_hook(network.get_submodule(module), lambda *_: calls.append(True))
+    with running_on("cpu"):
+        network(torch.zeros(_CPU_BATCH, 3, *preprocessing_of(spec).input_px))
+    return bool(calls)
+
+
 def untrained(spec: ModelSpec, device: str) -> nn.Module:
     """The network in evaluation mode as its library initialises it; on "meta" without values."""
     return built_on(partial(build, spec), device)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from toolkit.models.spec import LIBRARIES, ModelError, require_library
+
+_KNOWN_PACKAGES = ("timm", "toolkit")
+_ASK_FOR_NAMES = "from toolkit.models import model_names; print(*model_names('timm'))"
 
 
 def model_names(library: str) -> list[str]:
@@ -47,6 +53,28 @@ def require_name(library: str, name: str) -> None:
     """Raise :class:`ModelError` unless ``name`` is exactly one network of the library."""
     if match_names(library, name) != [name]:
         raise ModelError(f"{name!r} is a pattern; one {library} network is needed here")
+
+
+def names_of_this_process(names: Iterable[str]) -> list[str]:
+    """Which of these timm networks a script registered that a fresh process knows nothing of.
+
+    Nothing is imported where timm is not, since nothing has been registered then.
+    """
+    if "timm" not in sys.modules:
+        return []
+    from timm.models import is_model, model_entrypoint
+
+    own = [
+        name
+        for name in names
+        if is_model(name) and model_entrypoint(name).__module__.split(".")[0] not in _KNOWN_PACKAGES
+    ]
+    if not own:
+        return []
+    fresh = subprocess.run(
+        [sys.executable, "-c", _ASK_FOR_NAMES], capture_output=True, text=True, check=True
+    )
+    return [name for name in own if name.split(".")[0] not in fresh.stdout.split()]
 
 
 @lru_cache

@@ -32,6 +32,7 @@ from toolkit.models.layers import built_on
 from toolkit.models.names import require_name
 from toolkit.models.preprocessing import Preprocessing, preprocessing_of
 from toolkit.models.spec import (
+    CheckpointError,
     ModelError,
     ModelSpec,
     WeightsChangedError,
@@ -108,9 +109,12 @@ def require_fit(spec: ModelSpec) -> None:
     """
     path = _checkpoint_path(spec)
     weights = _read(spec, path, spec.digest)
+    shapes = weights
+    if not isinstance(weights, io.BytesIO):
+        shapes = {name: value.to("meta") for name, value in weights.items()}
     try:
-        built_on(partial(_build_with, spec, path, weights), "meta")
-    except ModelError:  # it may only be that something has no meta implementation
+        built_on(partial(_build_with, spec, path, shapes), "meta")
+    except CheckpointError:  # it may only be that something has no meta implementation
         with _seeded(spec.seed):
             _build_with(spec, path, weights)
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import Protocol
 
-from toolkit.models.spec import LayerError, LayerInfo
+from toolkit.models.spec import LayerError, LayerInfo, ModelSpec
 
 # A container is looked into when its children's outputs step down through at least this many
 # resolutions: a whole trunk does, one stage with the step down to it does not.
@@ -77,11 +77,33 @@ def _matching(layers: Sequence[LayerInfo], pattern: str, spec: NamedNetwork) -> 
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
         nearest = get_close_matches(pattern, names, n=5, cutoff=0.4) or names[:5]
+        untraced, what = _untraced(pattern, spec), f"has no layer {pattern!r}"
+        if untraced:
+            around = [parent for parent in reversed(_parents(untraced)) if parent in names]
+            nearest = list(dict.fromkeys((*around[:1], *nearest)))
+            what = f"has a module {untraced!r} without features: {_why_untraced(untraced, spec)}"
         raise LayerError(
-            f"{spec.library} network {spec.name!r} has no layer {pattern!r}. "
-            f"Nearest: {', '.join(nearest)}"
+            f"{spec.library} network {spec.name!r} {what}. Nearest: {', '.join(nearest)}"
         )
     return found
+
+
+def _untraced(pattern: str, spec: NamedNetwork) -> str:
+    """The first module of a library's network that the pattern means; empty if there is none."""
+    if spec.library not in ("torchvision", "timm"):
+        return ""
+    from toolkit.models.layers import untrained
+
+    modules = untrained(ModelSpec(spec.library, spec.name), "meta").named_modules()
+    return next((name for name, _ in modules if name and fnmatchcase(name, pattern)), "")
+
+
+def _why_untraced(module: str, spec: NamedNetwork) -> str:
+    from toolkit.models.layers import is_called
+
+    if is_called(ModelSpec(spec.library, spec.name), module):
+        return "its output is not one row per image"
+    return "it is never called, since the module around it does its work (as fused attention does)"
 
 
 def _leaves(layers: Sequence[LayerInfo]) -> list[LayerInfo]:
@@ -136,7 +158,11 @@ def _children(layers: Sequence[LayerInfo], parent: str) -> list[LayerInfo]:
 
 
 def _ancestors(layer: LayerInfo) -> list[str]:
-    parts = layer.name.split(".")
+    return _parents(layer.name)
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]
 
 

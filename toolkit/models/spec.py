@@ -20,6 +20,10 @@ class LayerError(ModelError):
     error_class = "bad_layer"
 
 
+class CheckpointError(ModelError):
+    """A file of weights that cannot be read, or is of another network."""
+
+
 class WeightsUnavailableError(OSError):
     """Weights that exist elsewhere could not be had here: no file, no network, or a wrong hash."""
 

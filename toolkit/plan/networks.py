@@ -18,7 +18,7 @@ from toolkit.config import (
     are_trained_here,
 )
 from toolkit.features.forms import FeatureForm, johnson_lindenstrauss_dims
-from toolkit.models import LayerError, ModelError, WeightsUnavailableError
+from toolkit.models import CheckpointError, LayerError, ModelError, WeightsUnavailableError
 from toolkit.models.network_spec import ModularTrunk, SmallModule
 from toolkit.plan.datasets import PlannedDataset
 from toolkit.plan.train_tasks import PlannedTraining, weights_file
@@ -107,7 +107,7 @@ def plan_networks(
             resolved = catalog.resolve(
                 model.library, model.names[name_index], weights, model.layers
             )
-        except WeightsUnavailableError as error:
+        except (WeightsUnavailableError, CheckpointError) as error:
             at = source.existing(("models", index, "weights", k))
             raise source.error(at, str(error)) from error
         except LayerError as error:

@@ -220,7 +220,11 @@ _CEILING_IMAGES = Column(
 
 RUN_COLUMNS = (
     Column("n_train", _INT, "Number of training images per split (of the first split)."),
-    Column("n_test", _INT, "Number of test images per split (of the first split)."),
+    Column(
+        "n_test",
+        _INT,
+        "Number of test images per split (of the first split); of rdm and cka the images compared.",
+    ),
     Column("n_splits", _INT, "Number of train/test splits the scores are averaged over."),
     Column("seconds", _FLOAT, "Wall-clock time of the task's successful run, in seconds."),
     Column("peak_memory_bytes", _INT, "Peak resident memory of the task's process, in bytes."),

@@ -12,7 +12,9 @@ from rich.console import Console
 from toolkit.catalog import Catalog
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.config import SweepConfig, load_config
+from toolkit.models import names_of_this_process
 from toolkit.plan import Plan, PlannedDataset, make_plan
+from toolkit.task import Task
 from toolkit.yaml_source import Source
 
 
@@ -45,7 +47,29 @@ def load_sweep(options: argparse.Namespace) -> Sweep:
     folder = RunFolder(options.out or Path("runs") / config.name)
     folder.check_path()
     catalog = Catalog(folder.catalog_path)
-    return Sweep(config, source, folder, catalog, make_plan(config, source, catalog))
+    sweep = Sweep(config, source, folder, catalog, make_plan(config, source, catalog))
+    _refuse_networks_of_this_process(sweep)
+    return sweep
+
+
+def _refuse_networks_of_this_process(sweep: Sweep) -> None:
+    """Jobs of their own processes lack what a script has registered with timm."""
+    if sweep.config.executor.kind == "inprocess":
+        return
+    tasks = (*sweep.plan.extract, *sweep.plan.train)
+    used = [t.columns.get("model") or t.params["model"] for t in tasks if _library(t) == "timm"]
+    if only_here := names_of_this_process(dict.fromkeys(used)):
+        raise sweep.source.error(
+            sweep.source.existing(("executor", "kind")),
+            f"network {', '.join(only_here)} is registered with timm in this process only, and "
+            f"executor {sweep.config.executor.kind} runs tasks in others: import the module that "
+            "registers it in toolkit/models/names.py (see docs/extending.md), or write executor: "
+            "{kind: inprocess}",
+        )
+
+
+def _library(task: Task) -> str:
+    return str(task.columns.get("library") or task.params["library"])
 
 
 def warn_of_leaks(plan_: Plan, console: Console) -> None:

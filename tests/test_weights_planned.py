@@ -1,0 +1,363 @@
+"""Weights are read safely, are those that were planned, and are not tested on what they saw."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from training_sweeps import plan_of
+
+from jobs.run import work_through
+from toolkit import data
+from toolkit.cluster.run_folder import RunFolder
+from toolkit.encoding.similarity import array_statistics, compare_representations
+from toolkit.features.store import FeatureStore
+from toolkit.models import ModelSpec, load_network
+from toolkit.plan import Plan, features_id
+from toolkit.results import read_scores
+from toolkit.task import Task
+from toolkit.training import load_trained
+from toolkit.yaml_source import ConfigError
+
+DATA = "{kind: synthetic, n_train: 40, n_val: 20, n_neuroids: 5, image_px: 32, n_categories: 3}"
+READ_OUT = f"""\
+name: tiny
+dataset: {DATA}
+models: [{{library: LIBRARY, names: NAME, weights: "WEIGHTS", layers: [LAYER]}}]
+readouts: [{{kind: ridge, n_components: 5}}]
+"""
+TRAINING = f"""\
+name: tiny
+dataset: {DATA}
+training:
+  small:
+    network: {{library: shallow, channels: [4, 8], input_px: 32}}
+    objectives: category
+    recipe: {{n_epochs: 1, batch_size: 20, validation_share: 0.2}}
+"""
+USE = f"""\
+name: tiny
+dataset: {DATA}
+models: [{{weights: "WEIGHTS", layers: ["1"]}}]
+readouts: [{{kind: ridge, n_components: 5}}]
+"""
+START = f"""\
+name: tiny
+dataset: {DATA}
+training:
+  tuned:
+    network: {{library: shallow, channels: [4, 8], input_px: 32, weights: "WEIGHTS"}}
+    objectives: category
+    recipe: {{n_epochs: 1, batch_size: 20}}
+"""
+NETWORKS = [("torchvision", "squeezenet1_1", "features.0"), ("timm", "test_resnet", "layer1")]
+
+
+class Touch:
+    """Pickles to a call that creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def reading_out(network: tuple[str, str, str], weights: Path) -> str:
+    words = dict(zip(("LIBRARY", "NAME", "LAYER"), network, strict=True), WEIGHTS=str(weights))
+    text = READ_OUT
+    for word, value in words.items():
+        text = text.replace(word, value)
+    return text
+
+
+def refusal(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        plan_of(folder, text, *overrides)
+    message = str(caught.value)
+    assert len(message) < 1000
+    assert "weights_only" not in message
+    return message
+
+
+def written(plan: Plan, folder: Path) -> RunFolder:
+    run = RunFolder(folder)
+    run.create()
+    run.write_plan(plan.tasks, {"name": plan.name})
+    return run
+
+
+def ran(plan: Plan, folder: Path) -> RunFolder:
+    run = written(plan, folder)
+    work_through(run, plan.tasks, 1)
+    return run
+
+
+def why_failed(run: RunFolder, task: Task) -> str:
+    attempt = run.attempt(task.id)
+    assert attempt is not None and attempt.state == "failed" and not run.is_done(task.id)
+    return f"{attempt.error_class}: {attempt.error_message}"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FOLDER/TASK of a network trained on the training images, as ``run:`` wants it."""
+    folder = tmp_path_factory.mktemp("small")
+    plan = plan_of(folder, TRAINING)
+    run = ran(plan, folder / "run")
+    (task,) = plan.train
+    assert run.is_done(task.id)
+    return run.path / task.id
+
+
+def file_of(trained: Path) -> Path:
+    return trained.parent / "networks" / trained.name / "weights.safetensors"
+
+
+def copied(trained: Path, folder: Path) -> Path:
+    """The network in a folder that a test may change."""
+    to = folder / "copy" / trained.name
+    file_of(to).parent.mkdir(parents=True)
+    shutil.copyfile(file_of(trained), file_of(to))
+    return to
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_pickle_is_refused_in_plan_and_never_run(tmp_path, network, wrapped):
+    marker, file = tmp_path / "ran", tmp_path / "a.pth"
+    torch.save({"state_dict": Touch(marker)} if wrapped else Touch(marker), file)
+    message = refusal(tmp_path, reading_out(network, file))
+    assert "holds the Python object" in message and "models[0].weights: " in message
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("text", [USE, START], ids=["run", "start"])
+def test_a_pickle_in_the_place_of_a_trained_network_is_refused_and_never_run(tmp_path, text, small):
+    marker, to = tmp_path / "ran", copied(small, tmp_path)
+    torch.save(Touch(marker), file_of(to))
+    message = refusal(tmp_path, text.replace("WEIGHTS", f"run:{to}"))
+    assert "is no network trained here" in message and "weights" in message
+    assert not marker.exists()
+
+
+def test_programs_are_refused(tmp_path):
+    file = tmp_path / "a.pth"
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), file)
+    assert "TorchScript" in refusal(tmp_path, reading_out(NETWORKS[0], file))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_cut_off_checkpoint_is_refused_in_plan(tmp_path, network, name):
+    file = tmp_path / name
+    state = load_network(ModelSpec(*network[:2])).module.state_dict()
+    (safetensors.torch.save_file if name.endswith("s") else torch.save)(state, file)
+    plan_of(tmp_path, reading_out(network, file))
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert "damaged, cut off" in refusal(tmp_path, reading_out(network, file))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_how_near_a_checkpoint_of_another_network_is_is_said_in_plan(tmp_path, network):
+    state = load_network(ModelSpec(*network[:2])).module.state_dict()
+    first, second, *_ = state
+    torch.save({**state, first: torch.zeros(3), second + "x": torch.zeros(3)}, tmp_path / "a.pth")
+    message = refusal(tmp_path, reading_out(network, tmp_path / "a.pth"))
+    assert f"{len(state) - 1} of its {len(state) + 1} tensors" in message
+    assert first in message and second + "x" in message
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_what_compiling_puts_before_names_is_taken_off(tmp_path, network, prefix):
+    state = load_network(ModelSpec(*network[:2], seed=5)).module.state_dict()
+    torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "a.pth")
+    spec = ModelSpec(*network[:2], weights=str(tmp_path / "a.pth"))
+    loaded = load_network(spec).module.state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_planning_again_looks_at_the_content_not_at_the_time(tmp_path):
+    """As ``cp -p`` and ``rsync -t`` leave it: of the same name, size and time."""
+    file, network = tmp_path / "a.pth", NETWORKS[1]
+    ids = set()
+    for seed in (1, 2):
+        torch.save(load_network(ModelSpec(*network[:2], seed=seed)).module.state_dict(), file)
+        os.utime(file, ns=(10**18, 10**18))
+        ids.add(plan_of(tmp_path, reading_out(network, file)).extract[0].id)
+    assert len(ids) == 2
+
+
+def overwritten(file: Path) -> None:
+    """Flip the last bit, keep size and times."""
+    before, content = file.stat(), file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("keep", ["full", "gram"])
+def test_a_checkpoint_changed_after_planning_is_not_used(tmp_path, network, keep):
+    file = tmp_path / "a.pth"
+    torch.save(load_network(ModelSpec(*network[:2])).module.state_dict(), file)
+    plan = plan_of(tmp_path, reading_out(network, file), f"features.keep={keep}")
+    other = load_network(ModelSpec(*network[:2], seed=1)).module.state_dict()
+    torch.save(other, file)
+    run = ran(plan, tmp_path / "run")
+    assert why_failed(run, plan.extract[0]).startswith("data_changed: ")
+    assert not any(run.is_done(task.id) for task in plan.tasks)
+
+
+def test_a_checkpoint_that_training_starts_from_is_the_planned_one(tmp_path):
+    file = tmp_path / "a.pth"
+    torch.save(load_network(ModelSpec("timm", "test_resnet")).module.state_dict(), file)
+    network = f"{{library: timm, names: test_resnet, weights: {file}, input_px: 32}}"
+    plan = plan_of(tmp_path, TRAINING, f"training.small.network={network}")
+    run = ran(plan, tmp_path / "run")
+    assert run.is_done(plan.train[0].id)
+    overwritten(file)
+    changed = ran(plan, tmp_path / "changed")
+    assert why_failed(changed, plan.train[0]).startswith("data_changed: ")
+
+
+def test_a_library_that_means_other_weights_by_pretrained_is_noticed(tmp_path):
+    plan = plan_of(tmp_path, reading_out(NETWORKS[1], Path("pretrained")))
+    (task,) = plan.extract
+    task.params["weights"] = "pretrained:test_resnet.of_another_version"
+    run = written(plan, tmp_path / "run")
+    work_through(run, [task], 1)
+    assert "data_changed" in why_failed(run, task)
+
+
+@pytest.mark.parametrize("text", [USE, START], ids=["run", "start"])
+def test_a_trained_network_changed_after_planning_is_not_used(tmp_path, text, small):
+    to = copied(small, tmp_path)
+    plan = plan_of(tmp_path, text.replace("WEIGHTS", f"run:{to}"))
+    overwritten(file_of(to))
+    run = ran(plan, tmp_path / "run")
+    assert why_failed(run, plan.tasks[0]).startswith("data_changed: ")
+
+
+def test_a_network_of_this_sweep_changed_after_its_training_is_not_used(tmp_path):
+    plan = plan_of(
+        tmp_path,
+        TRAINING,
+        'models=[{weights: "trained:small", layers: ["1"]}]',
+        "readouts=[{kind: cka}]",
+    )
+    run = written(plan, tmp_path / "run")
+    work_through(run, plan.train, 1)
+    overwritten(run.network_path(plan.train[0].id))
+    work_through(run, plan.extract, 1)
+    message = why_failed(run, plan.extract[0])
+    assert message.startswith("data_changed: ") and "train it anew" in message
+
+
+def test_the_images_travel_with_the_weights(tmp_path, small):
+    plan = plan_of(tmp_path, START.replace("WEIGHTS", f"run:{small}"))
+    run = ran(plan, tmp_path / "run")
+    dataset = data.load(**plan.train[0].options["dataset"])
+    digests = dataset.stimuli.image_digests()
+    assert len(set(digests)) == len(digests) == 60
+    trained_on = {digests[row] for row in dataset.splits["train"]}
+    assert set(load_trained(file_of(small)).images) == trained_on
+    assert set(load_trained(run.network_path(plan.train[0].id)).images) == trained_on
+
+
+SWAPPED = "protocol={kind: fixed, train: val, test: train}"
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    ["protocol={kind: kfold, n_splits: 3}", "protocol={kind: leave_one_object_out}", SWAPPED],
+)
+@pytest.mark.parametrize(
+    "names", [DATA, DATA.replace("synthetic", "synthetic, name: synthetic-b").replace("5", "7")]
+)
+def test_a_network_is_not_tested_on_images_it_was_trained_on(tmp_path, small, protocol, names):
+    """Neither by a read-out nor after a training that starts from it, whatever the data set."""
+    use, start = (
+        text.replace("WEIGHTS", f"run:{small}").replace(DATA, names) for text in (USE, START)
+    )
+    n_tested = 40 if protocol == SWAPPED else 60
+    message = refusal(tmp_path, use, protocol)
+    assert f"{small.name} was trained on 40 of the {n_tested} images" in message
+    assert "models[0].weights: " in message and "train-00000" in message
+    message = refusal(tmp_path, start, protocol)
+    assert "was trained on" in message and "network.weights: " in message
+    plan_of(tmp_path, use)
+    plan_of(tmp_path, start)
+
+
+def test_a_fold_does_not_start_from_another_fold_s_training(tmp_path):
+    later = START.partition("training:\n")[2].replace("WEIGHTS", "trained:small")
+    text, protocol = TRAINING + later, "protocol={kind: kfold, n_splits: 3}"
+    plan_of(tmp_path, text, protocol, "training.small.folds=[1]", "training.tuned.folds=[1]")
+    message = refusal(
+        tmp_path, text, protocol, "training.small.folds=[0]", "training.tuned.folds=[1]"
+    )
+    assert "trained:small was trained on 20 of the images" in message and "fold 1" in message
+
+
+def test_other_images_of_the_same_names_are_not_taken_for_those_seen(tmp_path, small):
+    text = USE.replace("WEIGHTS", f"run:{small}")
+    plan_of(tmp_path, text, "protocol={kind: kfold, n_splits: 3}", "dataset.seed=9")
+
+
+def test_a_network_that_does_not_say_what_it_has_seen_is_refused(tmp_path, small):
+    to = copied(small, tmp_path)
+    tensors = safetensors.torch.load_file(file_of(to))
+    content = file_of(to).read_bytes().replace(b'\\"images\\"', b'\\"imagez\\"')
+    file_of(to).write_bytes(content)
+    assert tensors and "train it again" in refusal(
+        tmp_path, USE.replace("WEIGHTS", f"run:{to}"), "protocol={kind: kfold, n_splits: 3}"
+    )
+
+
+@pytest.mark.parametrize("readout", ["{kind: cka}", "{kind: rdm, level: object}", "{kind: rdm}"])
+def test_similarities_of_a_trained_network_are_of_the_images_it_has_not_seen(
+    tmp_path, small, readout
+):
+    plan = plan_of(tmp_path, USE.replace("WEIGHTS", f"run:{small}"), f"readouts=[{readout}]")
+    run = ran(plan, tmp_path / "run")
+    (task,) = plan.encode
+    _, said = read_scores(run.result_path(task.id))
+    assert said["n_test"] == 20
+    dataset = data.load(**task.options["dataset"])
+    test = dataset.splits["val"]
+    features = FeatureStore.open(run.features_path(features_id(task))).array("1")[:]
+    expected = compare_representations(
+        array_statistics(features[test]),
+        dataset.responses[test],
+        task.params["readout"],
+        object_names=[dataset.object_names[row] for row in test],
+    )
+    assert np.isclose(said["similarity"], expected, rtol=1e-4, atol=1e-4)
+    assert any("20 test images" in note for one in plan.datasets for note in one.notes)
+
+
+def test_similarities_of_other_networks_are_of_all_images_whatever_the_protocol(tmp_path):
+    ids = {
+        plan_of(
+            tmp_path, reading_out(NETWORKS[1], Path("random")), "readouts=[{kind: cka}]", protocol
+        )
+        .encode[0]
+        .id
+        for protocol in ("protocol={kind: kfold, n_splits: 3}", SWAPPED)
+    }
+    assert len(ids) == 1
+
+
+def test_similarities_of_too_few_unseen_images_are_refused(tmp_path):
+    text = TRAINING.replace("n_val: 20", "n_val: 3")
+    message = refusal(
+        tmp_path,
+        text,
+        'models=[{weights: "trained:small", layers: ["1"]}]',
+        "readouts=[{kind: cka}]",
+    )
+    assert "leaves 3 of 'synthetic'" in message and "at least 4" in message

@@ -302,3 +302,26 @@ def test_room_is_asked_for_before_it_is_taken(tmp_path):
     words = str(caught.value).split()
     assert float(words[words.index("take") + 1]) == pytest.approx(70 * 4e14 / 1e9, rel=1e-3)
     assert float(words[words.index("and") + 1]) == pytest.approx(free_gb, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "stimulus", "zarr.json", "__a", "x" * 201, "ü" * 101]
+)
+def test_a_layer_whose_name_is_that_of_no_file_is_refused(tmp_path, name):
+    with pytest.raises(FeatureError, match=r"cannot be called so|more than 200 bytes"):
+        create(tmp_path / "s.zarr", layers=(LayerInfo(name, (3,), 0),))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "a b", "[v2]*?", "%j", "-", "ü", "a'\"$", "c", ".a"])
+def test_a_layer_may_have_any_other_name(tmp_path, name):
+    layers = (LayerInfo(name, (3,), 0), LayerInfo("other", (2,), 1))
+    store = create(tmp_path / "s.zarr", layers=layers)
+    rows = store.rows(0)
+    n_rows = rows.stop - rows.start
+    values = {name: np.ones((n_rows, 3), np.float32), "other": np.zeros((n_rows, 2), np.float32)}
+    store.write_block(0, values)
+    again = FeatureStore.open(tmp_path / "s.zarr")
+    assert again.layer_names == (name, "other")
+    assert 0 not in again.missing_blocks()
+    assert (again.array(name)[rows] == 1).all()

@@ -15,6 +15,7 @@ from toolkit.cluster.keeper import log_path, submit_keeper
 from toolkit.cluster.profiles import StageProfile, load_profile, scratch_lines, submitit_parameters
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.config import load_config
+from toolkit.models import LayerInfo
 from toolkit.sweep import main
 from toolkit.task import Task, TaskKind
 from toolkit.yaml_source import ConfigError
@@ -150,3 +151,20 @@ def test_a_folder_moved_to_an_unusable_name_runs_nothing(
     assert "character %" in capsys.readouterr().err
     with pytest.raises(RunFolderError):
         run.check_path()
+
+
+def test_a_layer_whose_name_is_that_of_no_file_is_refused_in_the_plan(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Modules in an ``nn.ModuleDict`` may have any name without a dot."""
+    layers = [LayerInfo("parts.a/b", (4, 2, 2), 0), LayerInfo("parts.plain [v2]", (5,), 1)]
+    monkeypatch.setattr("toolkit.catalog.models.trace_layers", lambda _: layers)
+    models = "models: {library: timm, names: test_resnet, weights: random, layers: all}"
+    text = CONFIG.replace("models: {library: pixels}", models)
+    config.write_text(text, encoding="utf-8")
+    assert main(["plan", str(config), "--out", str(config.parent / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "config.yaml:3: models" in said
+    assert "layer 'parts.a/b'" in said
+    config.write_text(text.replace("layers: all", 'layers: ["parts.plain [[]v2]"]'), "utf-8")
+    assert main(["plan", str(config), "--out", str(config.parent / "run")]) == 0

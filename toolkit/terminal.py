@@ -89,7 +89,7 @@ def make_console(**options: Any) -> Console:
     from rich.text import Text
 
     class PlainConsole(Console):
-        def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(visible(text), **options)
 
     return PlainConsole(markup=False, highlight=False, emoji=False, **options)

@@ -51,9 +51,8 @@ def _control_characters(value: Any, path: KeyPath, source: Source) -> Iterator[s
     """A line for each text that is not one line of readable text."""
     if isinstance(value, str) and (found := control_character(value)):
         yield source.problem(path, f"a name, path or word must not hold the character {found}")
-    items = value.items() if isinstance(value, dict) else ()
-    items = enumerate(value) if isinstance(value, list) else items
-    for key, item in items:
+    inside = enumerate(value) if isinstance(value, list) else ()
+    for key, item in value.items() if isinstance(value, dict) else inside:
         if control_character(str(key)):
             yield source.problem(path, f"the key {one_line(str(key))[:40]} is not a readable word")
         else:

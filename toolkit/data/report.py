@@ -80,7 +80,7 @@ def write_page(path: Path, quality: Quality) -> None:
         units=f"<details><summary>{units.title}</summary>\n{_as_table(units)}\n</details>",
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _overview(quality: Quality) -> Iterator[tuple[str, str]]:

@@ -18,9 +18,8 @@ from zarr.errors import ZarrUserWarning
 
 from toolkit.features import layout, shards
 from toolkit.features.errors import FeatureError, listed
+from toolkit.features.layout import STIMULUS
 from toolkit.models import LayerInfo
-
-STIMULUS = "stimulus"  # the array of ids, and the name of the rows' dimension
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,13 @@ def create_group(path: Path, content: Content) -> None:
     Raises
     ------
     FeatureError
-        If layers or ids are missing or repeat.
+        If layers or ids are missing or repeat, or a layer's name is that of no file.
     """
     _require_unique("layer", [layer.name for layer in content.layers])
     _require_unique("stimulus id", content.stimulus_ids)
+    for layer in content.layers:
+        if why := layout.why_unstorable(layer.name):
+            raise FeatureError(f"layer {layer.name[:60]!r}: {why}")
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         _fill_group(partial, content)

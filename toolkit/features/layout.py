@@ -24,6 +24,18 @@ MAX_CHUNK_FEATURES = 16384
 CHUNK_OVERHEAD_BYTES = 16 + 4 + 16
 SHARD_OVERHEAD_BYTES = 4
 GRAM_VALUE_BYTES = 8  # Gram matrices are float64
+STIMULUS = "stimulus"  # the array of ids, and the name of the rows' dimension
+# A file of a layer has its name and some more, which is different while it is written.
+MOST_NAME_BYTES = 200
+
+
+def why_unstorable(name: str) -> str:
+    """Why there can be no array, and no file, of a layer's name; empty where there can."""
+    if "/" in name or name.startswith("__") or name in ("", ".", "..", "zarr.json", STIMULUS):
+        return "a Zarr array cannot be called so"
+    if len(name.encode()) > MOST_NAME_BYTES:
+        return f"its file would have a name of more than {MOST_NAME_BYTES} bytes"
+    return ""
 
 
 def block_rows(layers: Iterable[LayerInfo], dtype: str = "float32") -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zarr.errors import GroupNotFoundError
 
 from toolkit.features import layout
-from toolkit.features.creation import STIMULUS, Content, create_group, differences, stored
+from toolkit.features.creation import Content, create_group, differences, stored
 from toolkit.features.errors import (
     DamagedChunkError,
     DiskFullError,
@@ -63,10 +63,10 @@ class FeatureStore:
         self.path = Path(path)
         try:
             group = zarr.open_group(self.path, mode="r")
-            ids = group[STIMULUS]
+            ids = group[layout.STIMULUS]
         except (FileNotFoundError, GroupNotFoundError, KeyError) as error:
             raise FeatureError(f"no feature store at {self.path}; run the extraction") from error
-        arrays = {name: array for name, array in group.arrays() if name != STIMULUS}
+        arrays = {name: array for name, array in group.arrays() if name != layout.STIMULUS}
         first = next(iter(arrays.values()))
         self.content = Content(
             layers=_layers_of(arrays),

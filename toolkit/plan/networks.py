@@ -18,6 +18,7 @@ from toolkit.config import (
     are_trained_here,
 )
 from toolkit.features.forms import FeatureForm, johnson_lindenstrauss_dims
+from toolkit.features.layout import why_unstorable
 from toolkit.models import CheckpointError, LayerError, ModelError, WeightsUnavailableError
 from toolkit.models.network_spec import ModularTrunk, SmallModule
 from toolkit.plan.datasets import PlannedDataset
@@ -101,7 +102,7 @@ def plan_networks(
         if are_trained_here(weights):
             at = source.existing(("models", index, "weights", k))
             found += _trained(config, source, catalog, trainings, model, name_index, weights, at)
-            _refuse_impossible_forms(source, index, found)
+            _refuse_impossible_layers(source, index, found)
             continue
         try:
             resolved = catalog.resolve(
@@ -117,7 +118,7 @@ def plan_networks(
             raise source.error(at, str(error)) from error
         features = model.features or config.features
         found += [PlannedNetwork(model.library, weights, seed, one, features) for one in resolved]
-        _refuse_impossible_forms(source, index, found)
+        _refuse_impossible_layers(source, index, found)
     return found
 
 
@@ -242,8 +243,15 @@ def _of_another_sweep(
     )
 
 
-def _refuse_impossible_forms(source: Source, index: int, networks: list[PlannedNetwork]) -> None:
+def _refuse_impossible_layers(source: Source, index: int, networks: list[PlannedNetwork]) -> None:
     for network in networks:
+        for layer in network.resolved.layers:
+            if why := why_unstorable(layer.name):
+                raise source.error(
+                    source.existing(("models", index, "layers")),
+                    f"{network.resolved.name}: the features of layer {layer.name[:60]!r} cannot "
+                    f"be kept: {why}; choose other layers, or give the module another name",
+                )
         for features, layer in itertools.product(network.features, network.resolved.layers):
             try:
                 FeatureForm(features.keep, n_dims=1).of_layer(layer)

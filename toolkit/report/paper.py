@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ def draw(chart: Chart, measure: Measure | None = None) -> Figure:
     from matplotlib import rc_context
 
     measure = measure or chart.measures[0]
+    chart = replace(chart, rows=_without_formulas(chart))
     panels = [(name, chart.drawn(rows, measure)) for name, rows in chart.panels]
     panels = [(name, rows) for name, rows in panels if rows[measure.column].notna().any()]
     if chart.kind == "pairs":
@@ -89,6 +91,20 @@ def draw(chart: Chart, measure: Measure | None = None) -> Figure:
         if chart.kind == "matrices":
             return _draw_matrices(chart, measure, panels)
         return _draw_panels(chart, measure, panels)
+
+
+def _without_formulas(chart: Chart) -> pd.DataFrame:
+    """The rows with names in which matplotlib does not look for formulas between dollars."""
+    names = {chart.panel, chart.series, chart.text, chart.colour, chart.other}
+    names |= {chart.x} if chart.kind != "trials" else set()
+    texts = {c: chart.rows[c].astype(str) for c in chart.rows if c in names}
+    texts = {c: text for c, text in texts.items() if text.str.contains("$", regex=False).any()}
+    return chart.rows.assign(
+        **{
+            c: text.str.replace("$", r"\$", regex=False).where(chart.rows[c].notna())
+            for c, text in texts.items()
+        }
+    )
 
 
 def _write(chart: Chart, measure: Measure, folder: Path) -> Iterator[Path]:

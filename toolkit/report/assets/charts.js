@@ -10,7 +10,7 @@ function colourOf(names, theme) {
   const all = [...colours, rest], found = new Map(), kinds = new Set();
   for (const name of names) {
     const kind = name.replace(/^random \d+$/, "random");
-    if (!(kind in DATA.weightsColour) || kinds.has(kind)) continue;
+    if (!Object.hasOwn(DATA.weightsColour, kind) || kinds.has(kind)) continue;
     kinds.add(kind);
     found.set(name, all[DATA.weightsColour[kind]]);
   }
@@ -36,8 +36,15 @@ function shortened(name, view) {
   return parts.map((part) => escaped(cut(part))).join("<br>");
 }
 
+/** Text as Plotly shows it: it takes some of HTML for markup. */
 function escaped(text) {
   return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+}
+
+/** Places along the horizontal axis: numbers, or names as they are shown. */
+function placed({ chart, frame }) {
+  const column = frame.column(chart.x);
+  return frame.isText(chart.x) ? (i) => escaped(column(i)) : column;
 }
 
 /** Lines of the hover label: what the mark is, its value, its interval, and what else is told. */
@@ -78,7 +85,7 @@ const DRAW = {
     const x = frame.column(chart.x), series = frame.column(chart.series);
     const colours = colourOf(unique(sorted.map(series)), theme);
     const data = [...grouped(sorted, series)].map(([name, members]) => ({
-      type: "bar", orientation: "h", name, y: members.map(x), x: members.map(value),
+      type: "bar", orientation: "h", name: escaped(name), y: members.map(x), x: members.map(value),
       error_x: error(view, members), marker: { color: colours.get(name) }, ...hover(view, members),
     }));
     const reference = measure.reference && frame.has(measure.reference) && frame.column(measure.reference);
@@ -96,7 +103,7 @@ const DRAW = {
 
   lines(view) {
     const { chart, frame, measure, value, rows, theme } = view;
-    const x = frame.column(chart.x), series = frame.column(chart.series), weights = frame.column("weights_kind");
+    const x = placed(view), series = frame.column(chart.series), weights = frame.column("weights_kind");
     const order = ranked(rows, series, value), colours = colourOf(order, theme), { rest } = DATA.palettes[theme];
     const flag = chart.flag ? frame.column(chart.flag) : () => 0;
     const groups = grouped(rows, series), tellsRandom = unique(range(frame.n).map(weights)).length > 1;
@@ -122,7 +129,7 @@ const DRAW = {
 
   points(view) {
     const { chart, frame, measure, value, rows, theme } = view;
-    const x = frame.column(chart.x), series = chart.series ? frame.column(chart.series) : () => "";
+    const x = placed(view), series = chart.series ? frame.column(chart.series) : () => "";
     const groups = grouped(rows, series), colours = colourOf([...groups.keys()], theme);
     const data = [...groups].map(([name, members]) => ({
       type: "scatter", mode: "markers", name: escaped(name), x: members.map(x), y: members.map(value), error_y: error(view, members),
@@ -141,7 +148,7 @@ const DRAW = {
     const total = chosen.reduce((sum, [, members]) => sum + members.length, 0);
     const colour = DATA.palettes[theme].colours[0];
     const data = chosen.map(([name, members]) => ({
-      type: "violin", orientation: "h", name, y0: name, x: members.map(value), scalemode: "width", width: 0.9, spanmode: "hard",
+      type: "violin", orientation: "h", name: escaped(name), y0: name, x: members.map(value), scalemode: "width", width: 0.9, spanmode: "hard",
       box: { visible: true, width: 0.22 }, points: total <= NEURONS_AS_MARKS ? "all" : false, jitter: 0.6, pointpos: 0,
       marker: { size: 3, opacity: 0.45, color: colour }, line: { color: colour, width: 1 }, fillcolor: `${colour}40`,
       hoveron: "violins+points", text: members.map((i) => told(view, i)), hovertemplate: total <= NEURONS_AS_MARKS ? "%{text}<extra></extra>" : undefined,
@@ -187,7 +194,7 @@ const DRAW = {
     const cell = (name, column, say) => { const i = highest.get(`${name}\u0000${column}`); return i === undefined ? null : say(i); };
     const table = (say) => names.map((name) => columns.map((column) => cell(name, column, say)));
     const data = [{
-      type: "heatmap", x: columns, y: names, z: table(value), text: table((i) => escaped(text(i))), customdata: table((i) => told(view, i)),
+      type: "heatmap", x: columns.map(escaped), y: names, z: table(value), text: table((i) => escaped(text(i))), customdata: table((i) => told(view, i)),
       texttemplate: view.isNarrow ? "" : "%{text}", hovertemplate: "%{customdata}<extra></extra>", colorscale: view.scale, textfont: { color: view.ink }, xgap: 1, ygap: 1, colorbar: { title: { text: measure.title, side: "right" }, thickness: 12 },
     }];
     return { data, height: 150 + 28 * names.length, layout: { yaxis: named(view, names), xaxis: { type: "category", showgrid: false } } };
@@ -210,7 +217,8 @@ const DRAW = {
       layout[`xaxis${suffix}`] = { domain: [left, right], visible: false, anchor: `y${suffix}` };
       layout[`yaxis${suffix}`] = { domain: [lower, upper], visible: false, anchor: `x${suffix}`, autorange: "reversed", scaleanchor: `x${suffix}`, constrain: "domain" };
       layout.annotations.push({ text: escaped(name).replaceAll("\n", "<br>"), x: (left + right) / 2, y: upper, xref: "paper", yref: "paper", xanchor: "center", yanchor: "bottom", showarrow: false, font: { size: view.isNarrow ? 9 : 11 } });
-      return { type: "heatmap", z, x: names, y: names, xaxis: `x${suffix}`, yaxis: `y${suffix}`, coloraxis: "coloraxis", hovertemplate: "%{y} · %{x}<br>percentile <b>%{z:.1f}</b><extra></extra>" };
+      const labels = names.map(escaped);
+      return { type: "heatmap", z, x: labels, y: labels, xaxis: `x${suffix}`, yaxis: `y${suffix}`, coloraxis: "coloraxis", hovertemplate: "%{y} · %{x}<br>percentile <b>%{z:.1f}</b><extra></extra>" };
     });
     return { data, height, layout };
   },

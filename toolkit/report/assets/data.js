@@ -103,7 +103,7 @@ function csv(columns, rows) {
   const quoted = (value) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "";
     const text = String(value);
-    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const lines = rows.map((i) => columns.map(({ value }) => quoted(value(i))).join(","));
   return [columns.map(({ name }) => quoted(name)).join(","), ...lines].join("\n") + "\n";

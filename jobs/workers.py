@@ -77,6 +77,7 @@ def open_workers(run: RunFolder, task: Task, n_cpus: int) -> Iterator[str]:
         task.options["n_nodes"],
         worker,
         directives=worker_directives(profile, task.kind),
+        asks_memory=stage.memory,
         job_name=re.sub("[^A-Za-z0-9_.-]+", "_", f"{run.path.name}.dask"),
         time_limit_min=task.options["timeout_min"],
         warning_s=profile.signal_delay_s,

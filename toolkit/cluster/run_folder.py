@@ -28,6 +28,8 @@ from toolkit.task import Task, TaskKind, TaskState
 HEARTBEAT_S = 20.0
 _MISSED_HEARTBEATS = 4
 _PLAN_END = "]}"
+# What reading JSON and the values in it may raise where somebody else has written it.
+BAD_JSON = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 _RESULT_SUFFIX = {
     TaskKind.EXTRACT: ".json",
@@ -268,7 +270,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise RunFolderError(f"{self.plan_path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except BAD_JSON as error:
             raise RunFolderError(
                 f"{self.plan_path} is damaged or was written by another version; "
                 "run the sweep again to write it anew"

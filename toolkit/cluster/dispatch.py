@@ -62,17 +62,24 @@ class SlurmSettings:
 
     @classmethod
     def of_run(cls, run: RunFolder) -> SlurmSettings:
-        """Those that the run folder remembers."""
-        raw = run.read_summary()["slurm"]
-        return cls(
-            profile=SiteProfile.model_validate(raw["profile"]),
-            requests={
-                TaskKind(kind): JobRequest.from_dict(request)
-                for kind, request in raw["requests"].items()
-            },
-            canary_above=raw["canary_above"],
-            git_sha=raw["git_sha"],
-        )
+        """Those that the run folder remembers.
+
+        Raises
+        ------
+        RunFolderError
+            If the plan is damaged, or written by another version.
+        """
+        with run.reading_plan():
+            raw = run.read_summary()["slurm"]
+            return cls(
+                profile=SiteProfile.model_validate(raw["profile"]),
+                requests={
+                    TaskKind(kind): JobRequest.from_dict(request)
+                    for kind, request in raw["requests"].items()
+                },
+                canary_above=raw["canary_above"],
+                git_sha=raw["git_sha"],
+            )
 
 
 @dataclass(frozen=True)

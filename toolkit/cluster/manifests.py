@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toolkit.cluster.job_request import JobRequest
-from toolkit.cluster.run_folder import BAD_JSON, RunFolder, RunFolderError, write_text
+from toolkit.cluster.records import BAD_JSON
+from toolkit.cluster.run_folder import RunFolder, RunFolderError, write_text
 from toolkit.task import TaskKind
 
 

@@ -19,17 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import TypeAdapter, ValidationError
 
 from toolkit.atomic import atomic_path
 from toolkit.cluster.ownership import NotHeldError, Owner, find_process, held, read_owner
+from toolkit.cluster.records import BAD_JSON, check_types
 from toolkit.task import Task, TaskKind, TaskState
 
 HEARTBEAT_S = 20.0
 _MISSED_HEARTBEATS = 4
 _PLAN_END = "]}"
-# What reading JSON and the values in it may raise where somebody else has written it.
-BAD_JSON = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 _RESULT_SUFFIX = {
     TaskKind.EXTRACT: ".json",
@@ -90,9 +88,6 @@ class Attempt:
     def element(self) -> str:
         """The element of a job array in which it was made: ``job`` without the count."""
         return self.job.partition(".")[0]
-
-
-_ATTEMPTS = TypeAdapter(Attempt)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -234,7 +229,7 @@ class RunFolder:
         RunFolderError
             If the plan is damaged, or written by another version.
         """
-        with self._reading_plan(), self.plan_path.open(encoding="utf-8") as plan:
+        with self.reading_plan(), self.plan_path.open(encoding="utf-8") as plan:
             summary = dict(json.loads(plan.readline() + _PLAN_END))
             del summary["tasks"]
             return summary
@@ -249,14 +244,14 @@ class RunFolder:
 
     def find_tasks(self, task_ids: Sequence[str]) -> list[Task]:
         """Those of these tasks that are planned; no others are read."""
-        with self._reading_plan():
+        with self.reading_plan():
             plan = self.plan_path.read_bytes()
             starts = (plan.find(b'\n{"id":"%s"' % task_id.encode()) + 1 for task_id in task_ids)
             lines = (plan[start : plan.index(b"\n", start)] for start in starts if start)
             return [Task.from_dict(json.loads(line.removesuffix(b","))) for line in lines]
 
     def _tasks_by_id(self) -> dict[str, Task]:
-        with self._reading_plan():
+        with self.reading_plan():
             written_ns = self.plan_path.stat().st_mtime_ns
             if self._tasks is None or self._tasks[0] != written_ns:
                 plan = json.loads(self.plan_path.read_bytes())
@@ -265,7 +260,14 @@ class RunFolder:
             return self._tasks[1]
 
     @contextmanager
-    def _reading_plan(self) -> Iterator[None]:
+    def reading_plan(self) -> Iterator[None]:
+        """What the body reads of the plan may be damaged.
+
+        Raises
+        ------
+        RunFolderError
+            If it is, or was written by another version.
+        """
         try:
             yield
         except OSError as error:
@@ -304,9 +306,12 @@ class RunFolder:
     def attempt(self, task_id: str) -> Attempt | None:
         """The record of the last attempt at a task; None if there is none that can be read."""
         try:
-            return _ATTEMPTS.validate_json(self.attempt_path(task_id).read_bytes())
-        except (OSError, ValidationError):
+            raw = json.loads(self.attempt_path(task_id).read_bytes())
+            attempt = Attempt(**{**raw, "state": TaskState(raw["state"])})
+            check_types(attempt)
+        except (OSError, *BAD_JSON):
             return None
+        return attempt
 
     def start_attempt(self, task_id: str) -> Attempt:
         """Record that this process starts on a task."""

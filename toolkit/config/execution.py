@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from toolkit.config.base import Section
+from toolkit.config.base import Section, expand_path
+
+_WORKERS = ("threads", "processes", "allocation", "jobqueue")
+
+
+def _expand_scheduler_file(workers: str) -> str:
+    return workers if workers in _WORKERS or "://" in workers else expand_path(workers)
 
 
 class DaskConfig(Section):
     """Where the distributed work of read-outs runs; it does not change the results."""
 
-    workers: str = Field(
+    workers: Annotated[str, AfterValidator(_expand_scheduler_file)] = Field(
         default="threads",
         description="threads, processes (a LocalCluster), allocation (the nodes of the Slurm job), "
         "jobqueue (Slurm jobs of their own), or a scheduler's address or file.",

@@ -269,7 +269,15 @@ def test_the_jobs_of_a_run_are_not_those_of_its_copy(
 
 def test_a_damaged_manifest_is_named(run: RunFolder) -> None:
     path = manifest_path(run, submission_of(run, "1").name)
-    for content in (b"", b"\0\0", b"{}", b'{"run": 1, "submission": []}', b"[" * 9999):
+    for content in (
+        b"",
+        b"\0\0",
+        b"{}",
+        b'{"run": 1}',
+        b'{"run": "a", "kind": "x"}',
+        b"[]",
+        b"[" * 9999,
+    ):
         path.write_bytes(content)
         with pytest.raises(RunFolderError, match=r"probe-1\.json is damaged"):
             read_submissions(run)

@@ -81,7 +81,7 @@ def write_manifest(run: RunFolder, submission: Submission) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = asdict(submission)
     del values["array_id"]
-    write_text(path, json.dumps({"run": str(run.path), "submission": values}))
+    write_text(path, json.dumps({"run": str(run.path), **values}))
     return path
 
 
@@ -112,8 +112,8 @@ def read_submissions(run: RunFolder) -> list[Submission]:
 def _read(path: Path) -> tuple[Path, Submission]:
     """The run folder of which it was submitted, and the submission."""
     try:
-        manifest = json.loads(path.read_bytes())
-        raw = manifest["submission"]
+        raw = json.loads(path.read_bytes())
+        submitter = Path(raw.pop("run"))
         submission = Submission(
             **{
                 **raw,
@@ -123,7 +123,7 @@ def _read(path: Path) -> tuple[Path, Submission]:
                 "array_id": _read_id(path),
             }
         )
-        return Path(manifest["run"]), submission
+        return submitter, submission
     except (OSError, *BAD_JSON) as error:
         raise RunFolderError(
             f"{path} is damaged; it says which tasks the jobs do whose name ends in .{path.stem}: "

@@ -77,6 +77,7 @@ def open_workers(run: RunFolder, task: Task, n_cpus: int) -> Iterator[str]:
         worker,
         directives=worker_directives(profile, task.kind),
         job_name=f"{run.job_name}.dask",
+        asks_memory=stage.memory,
         time_limit_min=task.options["timeout_min"],
         warning_s=profile.signal_delay_s,
         job_state=job_state,

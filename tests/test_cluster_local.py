@@ -84,13 +84,31 @@ def test_no_more_jobs_run_at_once_than_asked_for(tmp_path: Path) -> None:
     assert {fact["n_cpus"] for fact in facts(run)} == {1}
 
 
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("0,1", ("0", "1")),
+        (" 1 , 3 ", ("1", "3")),
+        ("GPU-8932f937-d72c,GPU-45cccd52", ("GPU-8932f937-d72c", "GPU-45cccd52")),
+        ("MIG-GPU-8932f937/1/0", ("MIG-GPU-8932f937/1/0",)),
+        ("MIG-8932f937-d72c,MIG-45cccd52", ("MIG-8932f937-d72c", "MIG-45cccd52")),
+        ("0,-1,1", ("0",)),
+        *((none, ()) for none in ("", " ", "-1", "NoDevFiles", "none", ",0")),
+    ],
+)
+def test_gpus_are_known_by_the_names_that_cuda_takes(
+    monkeypatch: pytest.MonkeyPatch, visible: str, names: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert available_gpus() == names
+
+
 def test_jobs_get_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert available_gpus() == (0, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-8932f937,MIG-45cccd52-1/1/0")
     run, batches = make_run(tmp_path, 2)
     one_gpu = {kind: JobResources(n_cpus=1, n_gpus=1, timeout_min=5) for kind in TaskKind}
     run_local(run, batches, partial(note_times, str(run.path)), one_gpu, max_parallel=2)
-    assert sorted(str(fact["gpus"]) for fact in facts(run)) == ["0", "1"]
+    assert sorted(str(fact["gpus"]) for fact in facts(run)) == ["0", "GPU-8932f937"]
 
 
 def test_a_job_that_dies_is_recorded_with_its_log(tmp_path: Path) -> None:

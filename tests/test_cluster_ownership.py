@@ -10,15 +10,33 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from fake_slurm import FakeSlurm
 from rich.console import Console
 
+from toolkit.cluster.commands import SlurmCommandError
+from toolkit.cluster.dispatch import SlurmSettings, cancel_jobs
+from toolkit.cluster.job_request import JobRequest
+from toolkit.cluster.keeper import cancel_keeper, has_keeper, submit_keeper
+from toolkit.cluster.manifests import (
+    Submission,
+    manifest_path,
+    read_submissions,
+    record_array_id,
+    write_manifest,
+)
+from toolkit.cluster.profiles import SiteProfile
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
+from toolkit.cluster.submission import recover_submissions
+from toolkit.task import TaskKind
 from toolkit.verbs import local
+
+pytest_plugins = ("fake_slurm",)
 
 HOLD = """
 import sys, time
@@ -181,3 +199,122 @@ def test_a_lock_of_another_is_named_as_one(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(RunFolderError, match="being run by another process"), run.owned():
         pass
+
+
+# Jobs
+
+
+RUN_PROFILE = SiteProfile.model_validate({"default": {"partition": "main"}})
+
+
+def submission_of(run: RunFolder, array_id: str) -> Submission:
+    request = JobRequest(1, 0, 1.0, 10)
+    name = f"probe-{array_id}"
+    submission = Submission(
+        name, f"{run.path.name}.{name}", TaskKind.PROBE, request, (("a",), ("b",)), "", ""
+    )
+    record_array_id(write_manifest(run, submission), array_id)
+    return replace(submission, array_id=array_id)
+
+
+def test_only_arrays_of_the_runs_own_names_are_cancelled(
+    run: RunFolder, fake_slurm: FakeSlurm
+) -> None:
+    ours, others, over = (submission_of(run, array_id) for array_id in ("1", "2", "3"))
+    said = f"CLUSTER: one\n1|{ours.job_name}|\n77|{others.job_name}|\n"
+    fake_slurm.answers("squeue", said)
+    fake_slurm.answers("scancel")
+    cancel_jobs([ours, others, over], {"1_0", "1_1", "2_0", "3"})
+    assert fake_slurm.calls("scancel") == ["1_0 1_1"]
+
+
+@pytest.mark.parametrize("said", ["1", "1|", "x|run.probe-1|", "1|run.probe-1", "2|a|\n1|run.pr"])
+def test_nothing_is_cancelled_after_an_answer_that_cannot_be_read(
+    run: RunFolder, fake_slurm: FakeSlurm, said: str
+) -> None:
+    ours = submission_of(run, "1")
+    fake_slurm.answers("squeue", said)
+    fake_slurm.answers("scancel")
+    with pytest.raises(SlurmCommandError, match="cannot be read"):
+        cancel_jobs([ours], {"1"})
+    assert fake_slurm.calls("scancel") == []
+
+
+def test_after_an_answer_that_cannot_be_read_nothing_is_submitted_again(
+    run: RunFolder, fake_slurm: FakeSlurm
+) -> None:
+    submission = submission_of(run, "1")
+    manifest = manifest_path(run, submission.name)
+    manifest.with_suffix(".id").unlink()
+    fake_slurm.answers("sacct", "")
+    fake_slurm.answers("squeue", "4711\n")
+    with pytest.raises(SlurmCommandError, match="cannot be read"):
+        recover_submissions(run)
+    assert manifest.is_file()
+    fake_slurm.answers("squeue", f"good morning\n4711|{submission.job_name}|\n")
+    assert [found.array_id for found in recover_submissions(run)] == ["4711"]
+
+
+def test_the_jobs_of_a_run_are_not_those_of_its_copy(
+    run: RunFolder, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    submission = submission_of(run, "1")
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "copy" / "run"))
+    (tmp_path / "link").symlink_to(run.path)
+    assert read_submissions(copy) == []
+    assert read_submissions(RunFolder(tmp_path / "link")) == [submission]
+    moved = RunFolder(run.path.rename(tmp_path / "moved"))
+    assert read_submissions(moved) == [submission]
+
+
+def test_a_damaged_manifest_is_named(run: RunFolder) -> None:
+    path = manifest_path(run, submission_of(run, "1").name)
+    for content in (
+        b"",
+        b"\0\0",
+        b"{}",
+        b'{"run": 1}',
+        b'{"run": "a", "kind": "x"}',
+        b"[]",
+        b"[" * 9999,
+    ):
+        path.write_bytes(content)
+        with pytest.raises(RunFolderError, match=r"probe-1\.json is damaged"):
+            read_submissions(run)
+
+
+@pytest.mark.parametrize("text", ["", "--me", "1 2", "\0", "-1", "½"])
+def test_an_id_that_is_none_is_not_recorded(run: RunFolder, text: str) -> None:
+    submission = submission_of(run, "1")
+    manifest = manifest_path(run, submission.name)
+    manifest.with_suffix(".id").write_text(text)
+    assert read_submissions(run)[0].array_id == ""
+    record_array_id(manifest, "5")
+    assert read_submissions(run)[0].array_id == "5"
+
+
+def test_only_the_keeper_of_the_folder_is_cancelled(
+    run: RunFolder, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    settings = SlurmSettings(RUN_PROFILE, {}, None, "")
+    fake_slurm.answers("sbatch", "welcome\n4711;one\n")
+    fake_slurm.answers("scancel", fails="scancel: error: Kill job error: Invalid job id specified")
+    assert submit_keeper(run, settings) == "4711"
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "copy" / "run"))
+    cancel_keeper(run)
+    cancel_keeper(copy)
+    own, of_copy = (call.split() for call in fake_slurm.calls("scancel"))
+    assert own[-1] == of_copy[-1] == "4711"
+    name = next(word for word in own if word.startswith("--name="))
+    assert name.replace("--name", "--job-name") in fake_slurm.calls("sbatch")[0]
+    assert name not in of_copy
+    (run.path / "keeper.id").write_text("--me")
+    cancel_keeper(run)
+    assert len(fake_slurm.calls("scancel")) == 2
+    assert not has_keeper(run)
+
+
+def test_a_submission_without_an_id_is_a_failure(run: RunFolder, fake_slurm: FakeSlurm) -> None:
+    fake_slurm.answers("sbatch", "it is done\n")
+    with pytest.raises(SlurmCommandError, match="printed no id of a job, but 'it is done"):
+        submit_keeper(run, SlurmSettings(RUN_PROFILE, {}, None, ""))

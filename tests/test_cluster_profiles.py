@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ from toolkit.cluster.profiles import (
     SiteProfile,
     load_profile,
     submitit_parameters,
+    worker_directives,
 )
+from toolkit.encoding.slurm_jobs import MEMORY_OPTION
 from toolkit.forecast.splits import describe_arrays
 from toolkit.task import TaskKind
 from toolkit.yaml_source import ConfigError
@@ -88,6 +91,47 @@ def test_what_sbatch_is_told(tmp_path: Path) -> None:
     assert told["additional_parameters"] == {"no-requeue": True, "kill-on-invalid-dep": "yes"}
     assert told["setup"][0] == "module load cuda"
     assert 'export TMPDIR="/scratch/$USER/toolkit-$SLURM_JOB_ID"' in told["setup"]
+
+
+def test_what_some_sites_forbid_or_want(tmp_path: Path) -> None:
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    profile = profile_of(
+        tmp_path,
+        "default: {memory: false, reservation: course, licenses: 'scratch:1,matlab', qos: long,\n"
+        "          constraint: 'a100&ib', gpus_per_node: 'a100:{n}', mail_user: me@site.org,\n"
+        "          mail_type: 'END,FAIL', exclude: [n1, n2]}\n",
+    )
+    told = submitit_parameters(profile, TaskKind.EXTRACT, REQUEST)
+    script = _make_sbatch_string(command="true", folder="/logs", **told)
+    options = {word for word in shlex.split(script) if word.startswith("--")}
+    assert {
+        "--reservation=course",
+        "--licenses=scratch:1,matlab",
+        "--qos=long",
+        "--constraint=a100&ib",
+        "--gpus-per-node=a100:2",
+        "--mail-user=me@site.org",
+        "--mail-type=END,FAIL",
+        "--exclude=n1,n2,n7,n9",
+    } <= options
+    assert not any("--mem" in option or "--gres" in option for option in options)
+    assert "--reservation=course" in worker_directives(profile, TaskKind.ENCODE)
+
+
+@pytest.mark.parametrize("asks_memory", [True, False])
+def test_workers_ask_for_memory_where_that_is_allowed(asks_memory: bool) -> None:
+    from dask_jobqueue.slurm import SLURMJob
+
+    job = SLURMJob(
+        scheduler="tcp://127.0.0.1:1",
+        name="worker",
+        cores=1,
+        memory="1GB",
+        job_mem="1024M",
+        job_directives_skip=[] if asks_memory else [MEMORY_OPTION],
+    )
+    assert ("#SBATCH --mem=1024M" in job.job_script()) == asks_memory
 
 
 def test_no_gpus_are_asked_for_where_none_are_needed() -> None:

@@ -13,6 +13,9 @@ import psutil
 import pytest
 
 from toolkit.cluster.batches import make_batches
+from toolkit.cluster.dispatch import SlurmSettings
+from toolkit.cluster.failure_log import Failure, append_failures, read_failures
+from toolkit.cluster.failures import FailureClass
 from toolkit.cluster.ownership import find_process
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import count_states, take_snapshot
@@ -161,7 +164,7 @@ def test_a_heartbeat_touches_the_record(run: RunFolder, monkeypatch: pytest.Monk
 
 # Files that are not as they were written
 
-DAMAGED = [b"", b"\0" * 200, b"{", b"[1]", b"null", b'{"number": "x"}', b"\xff\xfe"]
+DAMAGED = [b"[" * 9999, b"", b"\0" * 200, b"{", b"[1]", b"null", b'{"number": "x"}', b"\xff\xfe"]
 
 
 @pytest.mark.parametrize("content", DAMAGED)
@@ -173,6 +176,16 @@ def test_a_damaged_record_is_no_record(run: RunFolder, content: bytes) -> None:
     assert states(run) == [TaskState.PENDING, TaskState.PENDING]
     run.record_end(PARENT.id, TaskState.FAILED, "unknown", "it broke")
     assert states(run) == [TaskState.FAILED, TaskState.BLOCKED]
+
+
+@pytest.mark.parametrize("changes", [{"number": "1"}, {"pid": None}, {"state": 7}, {"job": 4711}])
+def test_a_record_with_values_of_other_types_is_no_record(
+    run: RunFolder, changes: dict[str, object]
+) -> None:
+    run.start_attempt(PARENT.id)
+    path = run.attempt_path(PARENT.id)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert run.attempt(PARENT.id) is None
 
 
 @pytest.mark.parametrize("content", [*DAMAGED, b'{"tasks": [{"id": 3}]}', b'{"tasks": 7}'])
@@ -201,6 +214,21 @@ def test_a_plan_of_another_version_is_said_to_be_one(run: RunFolder) -> None:
     run.plan_path.write_text(text.replace(PARENT.id, "extract-000000000000"))
     with pytest.raises(RunFolderError, match="written by another version"):
         RunFolder(run.path).tasks()
+
+
+@pytest.mark.parametrize("slurm", [None, {}, {"profile": {"nodes": 3}, "requests": {}}, [1]])
+def test_settings_of_another_version_are_said_to_be_of_one(run: RunFolder, slurm: object) -> None:
+    run.write_plan([PARENT], {"slurm": slurm})
+    with pytest.raises(RunFolderError, match="written by another version"):
+        SlurmSettings.of_run(run)
+
+
+def test_failures_that_cannot_be_read_are_left_out(run: RunFolder) -> None:
+    append_failures(run, [Failure("a", "now", "1_0", FailureClass.TIMEOUT)])
+    path = run.path / "failures.jsonl"
+    path.write_bytes(path.read_bytes() + b'\n{"task_id": "b"}\n{"x\n\0\0\n[[[[}\n\xff}\n{"task_id"')
+    append_failures(run, [Failure("c", "now", "1_1", FailureClass.TIMEOUT)])
+    assert [failure.task_id for failure in read_failures(run)] == ["a", "c"]
 
 
 def test_who_may_not_write_in_a_run_still_sees_how_it_stands(run: RunFolder) -> None:

@@ -174,6 +174,21 @@ def test_paths_are_absolute_and_expanded(tmp_path: Path, monkeypatch: pytest.Mon
     for given in ("$LAB/IT.h5", "IT.h5"):
         config, _ = load_config(path, [f"dataset={{kind: nx414, path: {given}}}"])
         assert config.dataset[0].model_dump()["path"] == str(tmp_path / "IT.h5")
+    for given in ("$LAB/a/b.json", "a/b.json"):
+        config, _ = load_config(
+            path,
+            [
+                f"dask.workers={given}",
+                f"exclude=[{{weights: {given}}}]",
+                f"models.0.weights={given}",
+            ],
+        )
+        expanded = str(tmp_path / "a/b.json")
+        assert config.dask.workers == config.exclude[0].weights == expanded
+        assert config.models[0].weights == (expanded,)
+    for given in ("threads", "jobqueue", "tcp://host:8786"):
+        config, _ = load_config(path, [f"dask.workers={given}", "exclude=[{weights: '*/b.pt'}]"])
+        assert (config.dask.workers, config.exclude[0].weights) == (given, "*/b.pt")
 
 
 def test_every_key_is_described() -> None:

@@ -36,6 +36,7 @@ from toolkit.cluster.manifests import (
 from toolkit.cluster.profiles import SiteProfile
 from toolkit.cluster.retries import RetryPolicy
 from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.scheduler_output import SQUEUE_FORMAT
 from toolkit.features.errors import FeatureStorageError
 from toolkit.features.store import FeatureStore
 from toolkit.models.download import download
@@ -300,7 +301,11 @@ class SlurmRun:
             "4711_1|PENDING|JobArrayTaskLimit||0|0|1|",
             f"4712_0|{child}||0|0|1|",
         ]
-        self.slurm.answers("squeue", "\n".join(lines) + "\n")
+        answers = {
+            f"--Format={SQUEUE_FORMAT}": "\n".join(lines) + "\n",
+            "--Format=ArrayJobID:|,Name:|": "4711|4711|\n4712|4712|\n",
+        }
+        self.slurm.answers_by_word("squeue", answers)
         return command("status", "run")
 
 

@@ -92,6 +92,7 @@ def job_queue(folder: Path, n_workers: int = 2, **changes: Any) -> Any:
     settings: dict[str, Any] = {
         "worker": node_worker(folder),
         "directives": ["--partition=cpu"],
+        "asks_memory": True,
         "job_name": "synthetic.dask",
         "time_limit_min": 10,
         "warning_s": 60,

@@ -252,12 +252,18 @@ def test_down_after_a_killed_boot(short_folder: Path, moment: str) -> None:
     assert not short_folder.exists()
 
 
-def test_down_kills_no_process_that_only_has_a_daemons_old_id(short_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"started_s": 1.0}, {"started_s": "x"}, *({"pid": pid} for pid in (-1, 0, "1", 2**70))],
+)
+def test_down_kills_no_process_that_only_a_record_names(
+    short_folder: Path, changes: dict[str, object]
+) -> None:
     with subprocess.Popen(["sleep", "100"]) as other:
         (short_folder / "daemons").mkdir(parents=True)
         (short_folder / "cluster.json").write_text("{}")
-        started_s = psutil.Process(other.pid).create_time() - 60
-        record = {"pid": other.pid, "started_s": started_s}
+        started_s = psutil.Process(other.pid).create_time()
+        record = {"pid": other.pid, "started_s": started_s, **changes}
         (short_folder / "daemons" / "slurmctld.json").write_text(json.dumps(record))
         take_down(short_folder)
         assert other.poll() is None

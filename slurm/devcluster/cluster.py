@@ -107,11 +107,12 @@ class DevCluster:
         folder = Path(folder).resolve()
         try:
             raw = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+            shape, ports = ClusterShape(**raw["shape"]), raw["ports"]
+            ports = Ports(ports["controller"], ports["accounting"], tuple(ports["nodes"]))
+            boot_s = raw["boot_s"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ClusterError(f"{folder} holds no development cluster") from error
-        shape, ports = ClusterShape(**raw["shape"]), raw["ports"]
-        ports = Ports(ports["controller"], ports["accounting"], tuple(ports["nodes"]))
-        return cls(folder, shape, ports, raw["boot_s"])
+        return cls(folder, shape, ports, boot_s)
 
     def stop(self) -> None:
         """Take the cluster down and remove its folder; once is enough, twice does no harm."""

@@ -80,8 +80,11 @@ class Daemons:
             record = json.loads(self.record_path(name).read_text(encoding="utf-8"))
             process = psutil.Process(record["pid"])
             same = abs(process.create_time() - record["started_s"]) < _SAME_START_S
+            environment = _environment(process.pid)
+            if environment:  # of some the kernel does not say with which they started
+                same &= environment.get(_DAEMON) == name
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, psutil.NoSuchProcess):
             return None
 
     def running(self) -> dict[str, psutil.Process]:
@@ -150,7 +153,7 @@ def _environment(pid: int) -> dict[str, str]:
         raw = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return {}
-    lines = (os.fsdecode(line).partition("=") for line in raw.split(b"\0"))
+    lines = (os.fsdecode(line).partition("=") for line in raw.split(b"\0") if line)
     return {name: value for name, _, value in lines}
 
 

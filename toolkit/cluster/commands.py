@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 
@@ -57,3 +58,18 @@ def slurm_output(arguments: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str
         said = "; ".join(dict.fromkeys(lines)) or "it said nothing"
         raise SlurmCommandError(f"{program} ended with {done.returncode}: {said}")
     return done.stdout
+
+
+def scancel(arguments: Sequence[str]) -> None:
+    """Cancel jobs; those that are over, or that Slurm has forgotten, stay as they are.
+
+    Raises
+    ------
+    SlurmCommandError
+        If Slurm cannot be told.
+    """
+    try:
+        slurm_output(["scancel", *arguments])
+    except SlurmCommandError as error:
+        if not re.search("Invalid job id|already complet", str(error)):
+            raise

@@ -6,23 +6,23 @@ Whoever holds the run does it: a command that watches, or a job of the run's own
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit.cluster.arrays import ArrayPlan, plan_arrays
 from toolkit.cluster.batches import Batch, make_batches
 from toolkit.cluster.code_snapshot import take_code_snapshot
-from toolkit.cluster.commands import SlurmCommandError, slurm_output
+from toolkit.cluster.commands import scancel
 from toolkit.cluster.job_request import JobRequest
 from toolkit.cluster.limits import ArrayLimits, ask_limits
+from toolkit.cluster.manifests import Submission
 from toolkit.cluster.profiles import SiteProfile
 from toolkit.cluster.queue import Queue, ask_queue
 from toolkit.cluster.retries import GiveUp, Retry, StopFamily
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.cluster.settling import Verdicts, family_of, judge, settle
-from toolkit.cluster.submission import recover_submissions, submit_arrays
+from toolkit.cluster.submission import ids_in_queue, recover_submissions, submit_arrays
 from toolkit.task import Task, TaskKind, TaskState
 
 _N_KEEPERS = 2  # one that runs, and the next one that it submits
@@ -62,17 +62,24 @@ class SlurmSettings:
 
     @classmethod
     def of_run(cls, run: RunFolder) -> SlurmSettings:
-        """Those that the run folder remembers."""
-        raw = run.read_summary()["slurm"]
-        return cls(
-            profile=SiteProfile.model_validate(raw["profile"]),
-            requests={
-                TaskKind(kind): JobRequest.from_dict(request)
-                for kind, request in raw["requests"].items()
-            },
-            canary_above=raw["canary_above"],
-            git_sha=raw["git_sha"],
-        )
+        """Those that the run folder remembers.
+
+        Raises
+        ------
+        RunFolderError
+            If the plan is damaged, or written by another version.
+        """
+        with run.reading_plan():
+            raw = run.read_summary()["slurm"]
+            return cls(
+                profile=SiteProfile.model_validate(raw["profile"]),
+                requests={
+                    TaskKind(kind): JobRequest.from_dict(request)
+                    for kind, request in raw["requests"].items()
+                },
+                canary_above=raw["canary_above"],
+                git_sha=raw["git_sha"],
+            )
 
 
 @dataclass(frozen=True)
@@ -236,25 +243,35 @@ def _stop_families(run: RunFolder, tasks: Sequence[Task], queue: Queue, verdicts
     stopped = [
         task for task in tasks if task.id not in done and family_of(task) in verdicts.stopped
     ]
-    cancel_jobs({in_queue[task.id] for task in stopped if task.id in in_queue})
+    cancel_jobs(queue.submissions, {in_queue[t.id] for t in stopped if t.id in in_queue})
     for task in stopped:
         if not isinstance(verdicts.steps.get(task.id), GiveUp | StopFamily):
             why = f"{family_of(task)} is stopped after {verdicts.stopped[family_of(task)]}"
             run.record_end(task.id, TaskState.BLOCKED, "blocked", why)
 
 
-def cancel_jobs(elements: set[str]) -> None:
-    """Cancel elements of job arrays; those that are over stay as they are.
+def cancel_jobs(submissions: Sequence[Submission], elements: Collection[str]) -> None:
+    """Cancel elements of a run's job arrays, or whole arrays; those that are over stay as they are.
+
+    Slurm's ids are used again where its records were reset, so an array must have its name too.
+
+    Parameters
+    ----------
+    submissions
+        Of the run.
+    elements
+        Ids such as ``4711_3``, or ``4711`` for all of an array.
 
     Raises
     ------
     SlurmCommandError
-        If Slurm cannot be told.
+        If Slurm cannot be asked or told.
     """
     if not elements:
         return
-    try:
-        slurm_output(["scancel", *sorted(elements)])
-    except SlurmCommandError as error:
-        if not re.search("Invalid job id|already complet", str(error)):
-            raise
+    names = {submission.array_id: submission.job_name for submission in submissions}
+    array_of = {element: element.partition("_")[0] for element in elements}
+    found = ids_in_queue({names[array] for array in array_of.values()})
+    ours = sorted(e for e, array in array_of.items() if found.get(names[array]) == array)
+    if ours:
+        scancel(ours)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from toolkit.cluster.failures import FailureClass
 from toolkit.cluster.retries import PastAttempt
@@ -48,12 +49,19 @@ _FAILURES = TypeAdapter(Failure)
 
 
 def read_failures(run: RunFolder) -> list[Failure]:
-    """All of a run, oldest first; a line that a killed process left unfinished is left out."""
+    """All of a run, oldest first; a line that a killed process left unfinished is left out.
+
+    So is any other that cannot be read.
+    """
     try:
-        text = (run.path / "failures.jsonl").read_text(encoding="utf-8")
+        lines = (run.path / "failures.jsonl").read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [_FAILURES.validate_json(line) for line in text.split("\n") if line.endswith("}")]
+    found = []
+    for line in lines:
+        with suppress(ValidationError):
+            found.append(_FAILURES.validate_json(line))
+    return found
 
 
 def append_failures(run: RunFolder, failures: Iterable[Failure]) -> None:

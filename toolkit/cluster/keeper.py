@@ -6,12 +6,13 @@ when nothing is left to do. So a run needs no process that must live.
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
 from pathlib import Path
 
 from toolkit.cluster.code_snapshot import take_code_snapshot
-from toolkit.cluster.commands import slurm_output
+from toolkit.cluster.commands import SlurmCommandError, scancel, slurm_output
 from toolkit.cluster.dispatch import SlurmSettings
 from toolkit.cluster.limits import KEEPER_SUFFIX
 from toolkit.cluster.run_folder import RunFolder, write_text
@@ -21,6 +22,7 @@ from toolkit.task import TaskKind
 _MODULE = "jobs.keeper"
 _TIMEOUT_MIN = 30
 _MEMORY_MB = 2000
+_DIGITS = 8
 
 
 def submit_keeper(run: RunFolder, settings: SlurmSettings) -> str | None:
@@ -40,13 +42,14 @@ def submit_keeper(run: RunFolder, settings: SlurmSettings) -> str | None:
     stage = profile.stage(TaskKind.ENCODE)
     code = take_code_snapshot(run.path, settings.git_sha)
     options = {
-        "job-name": f"{run.job_name}{KEEPER_SUFFIX}",
+        "job-name": _job_name(run),
         "begin": f"now+{profile.keeper_interval_s}",
         "partition": stage.partition,
         "account": stage.account,
         "qos": stage.qos,
         "time": str(_TIMEOUT_MIN),
-        "mem": f"{_MEMORY_MB}M",
+        "mem": f"{_MEMORY_MB}M" if stage.memory else None,
+        "reservation": stage.reservation,
         "cpus-per-task": "1",
         "output": str(log_path(run)),
         "open-mode": "append",
@@ -63,7 +66,10 @@ def submit_keeper(run: RunFolder, settings: SlurmSettings) -> str | None:
     wrapped = f"bash -c {shlex.quote(chr(10).join(lines))}"
     with outside_of_jobs():
         said = slurm_output(["sbatch", "--parsable", *words, f"--wrap={wrapped}"])
-    job_id = said.strip().partition(";")[0]
+    found = re.search(r"^(\d+)(;.*)?$", said, re.MULTILINE | re.ASCII)
+    if found is None:
+        raise SlurmCommandError(f"sbatch printed no id of a job, but {said!r:.200}")
+    job_id = found[1]
     write_text(_id_path(run), job_id)
     return job_id
 
@@ -76,10 +82,19 @@ def cancel_keeper(run: RunFolder) -> None:
     SlurmCommandError
         If Slurm cannot be told.
     """
-    path = _id_path(run)
-    if path.is_file():
-        slurm_output(["scancel", "--quiet", "--state=PENDING", path.read_text(encoding="ascii")])
-        dismiss_keeper(run)
+    try:
+        job_id = _id_path(run).read_text(encoding="ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        job_id = ""
+    if job_id.isdecimal():
+        scancel(["--state=PENDING", f"--name={_job_name(run)}", job_id])  # ids are used again
+    dismiss_keeper(run)
+
+
+def _job_name(run: RunFolder) -> str:
+    """Of this folder: a copy of a run does not take the keeper of the run for its own."""
+    digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:_DIGITS]
+    return f"{run.job_name}.{digest}{KEEPER_SUFFIX}"
 
 
 def has_keeper(run: RunFolder) -> bool:

@@ -7,11 +7,13 @@ same time, the choice of free GPUs and the number of threads are decided here.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -27,6 +29,7 @@ _POLL_S = 0.2
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _DRIVER_VARIABLE = "TOOLKIT_SWEEP_PROCESS"
 _WARNING_BEFORE_LIMIT_S = 10
+_GPU_NAME = re.compile(r"\d+|GPU-[0-9a-fA-F-]+|MIG-[\w/-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,23 @@ class JobResources:
 class _Running:
     batch: Batch
     job: submitit.Job[None]
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     resources: JobResources
     started_s: float = field(default_factory=time.monotonic)
 
 
-def available_gpus() -> tuple[int, ...]:
-    """Indices of this machine's GPUs that this process may use."""
+def available_gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    Numbers, or ids such as ``GPU-8932f937-…`` and ``MIG-…``. As in CUDA, a name that is none ends
+    the list.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return tuple(int(part) for part in visible.split(",") if part.strip().isdigit())
-    return tuple(range(len(list(Path("/proc/driver/nvidia/gpus").glob("*")))))
+    if visible is None:
+        n_gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+        return tuple(map(str, range(n_gpus)))
+    names = (name.strip() for name in visible.split(","))
+    return tuple(dict.fromkeys(takewhile(_GPU_NAME.fullmatch, names)))
 
 
 def run_local(
@@ -124,14 +133,14 @@ def _submit(
     batch: Batch,
     work: Work,
     need: JobResources,
-    gpus: tuple[int, ...],
+    gpus: tuple[str, ...],
 ) -> _Running:
     executor.update_parameters(
         timeout_min=need.timeout_min,
         gpus_per_node=need.n_gpus,
-        visible_gpus=gpus,
         signal_delay_s=_WARNING_BEFORE_LIMIT_S,
     )
+    executor.parameters["visible_gpus"] = gpus  # given above, it would have to be of numbers
     me = psutil.Process()
     variables = dict.fromkeys(_THREAD_VARIABLES, str(need.n_cpus))
     variables[_DRIVER_VARIABLE] = f"{me.pid} {me.create_time()}"
@@ -208,7 +217,9 @@ def _stop(run: RunFolder, running: Sequence[_Running]) -> None:
 
 
 def _process_tree(pid: int) -> list[psutil.Process]:
+    """A process that this one started, and those that it started; none if it is gone."""
     with suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        return [*parent.children(recursive=True), parent]
+        child = psutil.Process(pid)
+        if child.ppid() == os.getpid():
+            return [*child.children(recursive=True), child]
     return []

@@ -6,12 +6,12 @@ The file says what each element does and is written before ``sbatch``; the id is
 from __future__ import annotations
 
 import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toolkit.cluster.job_request import JobRequest
-from toolkit.cluster.run_folder import RunFolder, write_text
+from toolkit.cluster.records import BAD_JSON
+from toolkit.cluster.run_folder import RunFolder, RunFolderError, write_text
 from toolkit.task import TaskKind
 
 
@@ -81,38 +81,76 @@ def write_manifest(run: RunFolder, submission: Submission) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = asdict(submission)
     del values["array_id"]
-    write_text(path, json.dumps(values))
+    write_text(path, json.dumps({"run": str(run.path), **values}))
     return path
 
 
 def read_manifest(path: Path) -> Submission:
-    """One submission, with the array's id if that is recorded."""
-    raw = json.loads(path.read_bytes())
-    submission = Submission(
-        **{
-            **raw,
-            "kind": TaskKind(raw["kind"]),
-            "request": JobRequest.from_dict(raw["request"]),
-            "elements": tuple(map(tuple, raw["elements"])),
-        }
-    )
-    with suppress(FileNotFoundError):
-        array_id = _id_path(path).read_text(encoding="utf-8")
-        submission = replace(submission, array_id=array_id)
-    return submission
+    """One submission, with the array's id if that is recorded.
+
+    Raises
+    ------
+    RunFolderError
+        If the file is damaged.
+    """
+    return _read(path)[1]
 
 
 def read_submissions(run: RunFolder) -> list[Submission]:
-    """All of a run, oldest first."""
-    paths = (run.path / "submissions").glob("[!.]*.json")
-    return sorted(map(read_manifest, paths), key=lambda submission: submission.written)
+    """All of a run, oldest first; without those of another that this folder is a copy of.
+
+    Raises
+    ------
+    RunFolderError
+        If one cannot be read.
+    """
+    found = map(_read, (run.path / "submissions").glob("[!.]*.json"))
+    own = (submission for submitter, submission in found if _is_same(submitter, run.path))
+    return sorted(own, key=lambda submission: submission.written)
+
+
+def _read(path: Path) -> tuple[Path, Submission]:
+    """The run folder of which it was submitted, and the submission."""
+    try:
+        raw = json.loads(path.read_bytes())
+        submitter = Path(raw.pop("run"))
+        submission = Submission(
+            **{
+                **raw,
+                "kind": TaskKind(raw["kind"]),
+                "request": JobRequest.from_dict(raw["request"]),
+                "elements": tuple(map(tuple, raw["elements"])),
+                "array_id": _read_id(path),
+            }
+        )
+        return submitter, submission
+    except (OSError, *BAD_JSON) as error:
+        raise RunFolderError(
+            f"{path} is damaged; it says which tasks the jobs do whose name ends in .{path.stem}: "
+            "see that none of them is in Slurm's queue, then remove it"
+        ) from error
+
+
+def _is_same(submitter: Path, run: Path) -> bool:
+    """Whether a run folder is the one of which was submitted; it may have been moved since."""
+    try:
+        return submitter.samefile(run)
+    except OSError:
+        return True
 
 
 def record_array_id(manifest: Path, array_id: str) -> None:
     """Record Slurm's id of the array; a running element may do it too."""
-    path = _id_path(manifest)
-    if not path.is_file():
-        write_text(path, array_id)
+    if not _read_id(manifest):
+        write_text(_id_path(manifest), array_id)
+
+
+def _read_id(manifest: Path) -> str:
+    try:
+        text = _id_path(manifest).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
+    return text if text.isdecimal() else ""
 
 
 def _id_path(manifest: Path) -> Path:

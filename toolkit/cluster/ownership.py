@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO
 
 import psutil
-from pydantic import Field, TypeAdapter, ValidationError
+
+from toolkit.cluster.records import BAD_JSON, check_types
 
 _LOCK_POLL_S = 0.1
 _SAME_START_S = 1.0
@@ -45,7 +46,7 @@ class Owner:
 
     host: str
     boot: str
-    pid: Annotated[int, Field(gt=1)]
+    pid: int
     process_started_s: float
 
     @property
@@ -60,11 +61,10 @@ class Owner:
         return find_process(self.pid, self.process_started_s)
 
 
-_OWNERS = TypeAdapter(Owner)
-
-
 def find_process(pid: int, started_s: float) -> psutil.Process | None:
     """The process with this pid that started at ``started_s``, if it runs still."""
+    if pid <= 0:  # to a signal, these are groups of processes
+        return None
     try:
         process = psutil.Process(pid)
         same = abs(process.create_time() - started_s) < _SAME_START_S
@@ -94,8 +94,9 @@ def read_owner(path: Path) -> Owner | None:
         be seen from here; of this machine's only the one that has the lock counts.
     """
     try:
-        owner = _OWNERS.validate_json(path.read_bytes(), strict=True)
-    except (OSError, ValidationError):
+        owner = Owner(**json.loads(path.read_bytes()))
+        check_types(owner)
+    except (OSError, *BAD_JSON):
         return None
     if not owner.is_here:
         return owner

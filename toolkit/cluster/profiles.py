@@ -55,6 +55,17 @@ class StageProfile(StrictModel):
     gres: Annotated[_Line, Field(pattern=r"\{n\}")] = Field(
         default="gpu:{n}", description="How GPUs are asked for; {n} is their number."
     )
+    gpus_per_node: Annotated[_Line, Field(pattern=r"\{n\}")] | None = Field(
+        default=None,
+        description="GPUs as --gpus-per-node wants them, such as a100:{n}; instead of gres.",
+    )
+    memory: bool = Field(
+        default=True, description="Whether memory is asked for; false where a site forbids --mem."
+    )
+    reservation: _Line | None = Field(default=None, description="Reservation to run in.")
+    licenses: _Line | None = Field(default=None, description="Licenses that a job takes.")
+    mail_user: _Line | None = Field(default=None, description="Whom Slurm writes to.")
+    mail_type: _Line | None = Field(default=None, description="On what, such as END,FAIL.")
     exclude: tuple[_Line, ...] = Field(default=(), description="Nodes never to use.")
     setup: tuple[str, ...] = Field(
         default=(), description="Shell lines before Python starts: modules, conda, proxies."
@@ -193,17 +204,19 @@ def submitit_parameters(
     """
     stage = profile.stage(kind)
     restart = {"requeue": True} if stage.requeue else {"no-requeue": True}
+    gpus = f"{request.n_gpus}" if request.n_gpus else None
     exclude = dict.fromkeys((*stage.exclude, *request.exclude))
     return {
         "partition": stage.partition,
         "account": stage.account,
         "qos": stage.qos,
         "constraint": stage.constraint,
-        "gres": stage.gres.replace("{n}", str(request.n_gpus)) if request.n_gpus else None,
+        "gres": gpus and (None if stage.gpus_per_node else stage.gres.replace("{n}", gpus)),
+        "gpus_per_node": gpus and stage.gpus_per_node and stage.gpus_per_node.replace("{n}", gpus),
         "exclude": ",".join(exclude) or None,
         "nodes": request.n_nodes,
         "cpus_per_task": request.n_cpus,
-        "mem": f"{round(request.memory_gb * 1024)}MB",
+        "mem": f"{round(request.memory_gb * 1024)}MB" if stage.memory else None,
         "time": request.timeout_min,
         "signal_delay_s": profile.signal_delay_s,
         "setup": setup_lines(stage, request.n_cpus),
@@ -211,8 +224,19 @@ def submitit_parameters(
         "srun_args": ["--nodes=1", "--ntasks=1", f"--cpus-per-task={request.n_cpus}"],
         "stderr_to_stdout": True,
         "wckey": None,
-        "additional_parameters": {**restart, "kill-on-invalid-dep": "yes"},
+        "additional_parameters": {**_more(stage), **restart, "kill-on-invalid-dep": "yes"},
     }
+
+
+def _more(stage: StageProfile) -> dict[str, str]:
+    """Options of ``sbatch`` that submitit has no names for."""
+    options = {
+        "reservation": stage.reservation,
+        "licenses": stage.licenses,
+        "mail-user": stage.mail_user,
+        "mail-type": stage.mail_type,
+    }
+    return {name: value for name, value in options.items() if value}
 
 
 def worker_directives(profile: SiteProfile, kind: TaskKind) -> list[str]:
@@ -224,6 +248,7 @@ def worker_directives(profile: SiteProfile, kind: TaskKind) -> list[str]:
         "qos": stage.qos,
         "constraint": stage.constraint,
         "exclude": ",".join(stage.exclude) or None,
+        **_more(stage),
     }
     restart = "--requeue" if stage.requeue else "--no-requeue"
     given = [f"--{key}={shlex.quote(value)}" for key, value in options.items() if value]

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import TypeAdapter, ValidationError
 
 from toolkit.atomic import atomic_path
 from toolkit.cluster.ownership import NotHeldError, Owner, find_process, held, read_owner
+from toolkit.cluster.records import BAD_JSON, check_types
 from toolkit.task import Task, TaskKind, TaskState
 from toolkit.terminal import control_character, one_line
 
@@ -94,9 +94,6 @@ class Attempt:
     def element(self) -> str:
         """The element of a job array in which it was made: ``job`` without the count."""
         return self.job.partition(".")[0]
-
-
-_ATTEMPTS = TypeAdapter(Attempt)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -266,7 +263,7 @@ class RunFolder:
         RunFolderError
             If the plan is damaged, or written by another version.
         """
-        with self._reading_plan(), self.plan_path.open(encoding="utf-8") as plan:
+        with self.reading_plan(), self.plan_path.open(encoding="utf-8") as plan:
             summary = dict(json.loads(plan.readline() + _PLAN_END))
             del summary["tasks"]
             return summary
@@ -281,14 +278,14 @@ class RunFolder:
 
     def find_tasks(self, task_ids: Sequence[str]) -> list[Task]:
         """Those of these tasks that are planned; no others are read."""
-        with self._reading_plan():
+        with self.reading_plan():
             plan = self.plan_path.read_bytes()
             starts = (plan.find(b'\n{"id":"%s"' % task_id.encode()) + 1 for task_id in task_ids)
             lines = (plan[start : plan.index(b"\n", start)] for start in starts if start)
             return [Task.from_dict(json.loads(line.removesuffix(b","))) for line in lines]
 
     def _tasks_by_id(self) -> dict[str, Task]:
-        with self._reading_plan():
+        with self.reading_plan():
             written_ns = self.plan_path.stat().st_mtime_ns
             if self._tasks is None or self._tasks[0] != written_ns:
                 plan = json.loads(self.plan_path.read_bytes())
@@ -297,12 +294,19 @@ class RunFolder:
             return self._tasks[1]
 
     @contextmanager
-    def _reading_plan(self) -> Iterator[None]:
+    def reading_plan(self) -> Iterator[None]:
+        """What the body reads of the plan may be damaged.
+
+        Raises
+        ------
+        RunFolderError
+            If it is, or was written by another version.
+        """
         try:
             yield
         except OSError as error:
             raise RunFolderError(f"{self.plan_path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except BAD_JSON as error:
             raise RunFolderError(
                 f"{self.plan_path} is damaged or was written by another version; "
                 "run the sweep again to write it anew"
@@ -336,9 +340,12 @@ class RunFolder:
     def attempt(self, task_id: str) -> Attempt | None:
         """The record of the last attempt at a task; None if there is none that can be read."""
         try:
-            return _ATTEMPTS.validate_json(self.attempt_path(task_id).read_bytes())
-        except (OSError, ValidationError):
+            raw = json.loads(self.attempt_path(task_id).read_bytes())
+            attempt = Attempt(**{**raw, "state": TaskState(raw["state"])})
+            check_types(attempt)
+        except (OSError, *BAD_JSON):
             return None
+        return attempt
 
     def start_attempt(self, task_id: str) -> Attempt:
         """Record that this process starts on a task."""

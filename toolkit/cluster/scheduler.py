@@ -116,7 +116,7 @@ class Scheduler:
         """What is known, without asking."""
         try:
             return _REPORTS.validate_json(self._path.read_bytes())
-        except (FileNotFoundError, ValidationError):
+        except (OSError, ValidationError):
             return SchedulerReport()
 
     def refresh(self, elements: Collection[str]) -> SchedulerReport:

@@ -44,6 +44,9 @@ _HINTS = (
     ("accounting/qos policy", "resources of the config, or qos"),
     ("job array", "max_array_size"),
     ("account", "account and partition"),
+    ("reservation", "reservation"),
+    ("license", "licenses"),
+    ("--mem", "memory"),
     ("partition", "partition"),
     ("qos", "qos"),
     ("feature", "constraint"),
@@ -192,7 +195,7 @@ def recover_submissions(run: RunFolder) -> list[Submission]:
     if not lost:
         return []
     names = {submission.job_name for submission in lost}
-    ids = _ids_in_queue(names)
+    ids = ids_in_queue(names)
     if not names <= ids.keys():
         ids |= _ids_in_accounting(names, since=min(submission.written for submission in lost))
     for submission in lost:
@@ -204,16 +207,23 @@ def recover_submissions(run: RunFolder) -> list[Submission]:
     return [replace(s, array_id=ids[s.job_name]) for s in lost if s.job_name in ids]
 
 
-def _ids_in_queue(names: Collection[str]) -> dict[str, str]:
+def ids_in_queue(names: Collection[str]) -> dict[str, str]:
+    """Ids of the arrays that the queue knows, by name.
+
+    Raises
+    ------
+    SlurmCommandError
+        If it cannot be asked, or its answer cannot be read.
+    """
     command = ["squeue", "--noheader", "--states=all", f"--name={','.join(names)}"]
-    return _ids_by_name(slurm_output([*command, "--Format=Name:|,ArrayJobID:|"]))
+    return _ids_by_name(slurm_output([*command, "--Format=ArrayJobID:|,Name:|"]))
 
 
 def _ids_in_accounting(names: Collection[str], since: str) -> dict[str, str]:
     day = datetime.fromisoformat(since) - timedelta(days=1)
-    command = ["sacct", "-X", "--noheader", "--parsable2", f"--name={','.join(names)}"]
+    command = ["sacct", "-X", "--noheader", "--parsable", f"--name={','.join(names)}"]
     try:
-        text = slurm_output([*command, f"--starttime={day:%Y-%m-%d}", "--format=JobName,JobID"])
+        text = slurm_output([*command, f"--starttime={day:%Y-%m-%d}", "--format=JobID,JobName"])
     except SlurmCommandError:
         return {}  # a cluster without accounting
     return _ids_by_name(text)
@@ -221,8 +231,8 @@ def _ids_in_accounting(names: Collection[str], since: str) -> dict[str, str]:
 
 def _ids_by_name(text: str) -> dict[str, str]:
     """Ids of arrays; none at all where a line cannot be read: what is missing is submitted anew."""
-    rows, unreadable = read_rows(text, 2)
-    ids = {name: job.partition("_")[0] for name, job in rows}
+    rows, unreadable = read_rows(text, 3)  # nothing follows the last |, or the name may be cut
+    ids = {name: job.partition("_")[0] for job, name, _ in rows}
     if unreadable or not all(map(str.isdecimal, ids.values())):
         raise SlurmCommandError(
             f"Slurm printed of this run's jobs what cannot be read: {text!r:.200}"

@@ -5,9 +5,22 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from toolkit.config.base import Section
+from toolkit.config.base import Section, expand_path
+
+_WORKERS = ("threads", "processes", "allocation", "jobqueue")
+
+
+def _expand_scheduler_file(workers: str) -> str:
+    return workers if workers in _WORKERS or "://" in workers else expand_path(workers)
 
 _UNITS = re.compile(r"(?:(\d{1,6})d)? ?(?:(\d{1,6})h)? ?(?:(\d{1,6})min)?")
 _CLOCK = re.compile(
@@ -39,7 +52,7 @@ Minutes = Annotated[int, BeforeValidator(as_minutes), Field(ge=1, le=1_000_000)]
 class DaskConfig(Section):
     """Where the distributed work of read-outs runs; it does not change the results."""
 
-    workers: str = Field(
+    workers: Annotated[str, AfterValidator(_expand_scheduler_file)] = Field(
         default="threads",
         description="threads, processes (a LocalCluster), allocation (the nodes of the Slurm job), "
         "jobqueue (Slurm jobs of their own), or a scheduler's address or file.",

@@ -31,7 +31,12 @@ def are_trained_here(weights: str) -> bool:
     return weights.startswith((OF_THIS_SWEEP, OF_ANOTHER_SWEEP))
 
 
+def _expand_pattern(weights: str) -> str:
+    return _expand_checkpoint(weights) if "/" in weights and weights[0] != "*" else weights
+
+
 Weights = Annotated[str, AfterValidator(_expand_checkpoint)]
+WeightsPattern = Annotated[str, AfterValidator(_expand_pattern)]
 
 
 class FeaturesConfig(Section):

@@ -11,7 +11,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from toolkit.config.base import Section, Seed, as_list
 from toolkit.config.datasets import DatasetConfig
 from toolkit.config.execution import DaskConfig, ExecutorConfig, StageResources
-from toolkit.config.models import ExtractionConfig, Features, FeaturesConfig, ModelConfig
+from toolkit.config.models import (
+    ExtractionConfig,
+    Features,
+    FeaturesConfig,
+    ModelConfig,
+    WeightsPattern,
+)
 from toolkit.config.protocols import FixedProtocol, ProtocolConfig
 from toolkit.config.readouts import PcaConfig, ReadoutConfig, StatisticsConfig
 from toolkit.config.training import TrainingConfig, TrainingName
@@ -23,7 +29,9 @@ class ExcludeRule(Section):
     dataset: str | None = Field(default=None, description="Name of the data set.")
     library: str | None = Field(default=None, description="Library of the network.")
     model: str | None = Field(default=None, description="Name of the network.")
-    weights: str | None = Field(default=None, description="pretrained, random or a path.")
+    weights: WeightsPattern | None = Field(
+        default=None, description="pretrained, random or a path."
+    )
     layer: str | None = Field(default=None, description="Layer name.")
     features: str | None = Field(default=None, description="What is kept, such as average.")
     readout: str | None = Field(

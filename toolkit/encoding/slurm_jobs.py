@@ -24,6 +24,7 @@ from toolkit.encoding.slurm_workers import (
     outside_of_jobs,
 )
 
+MEMORY_OPTION = "--mem="
 _ASK_INTERVAL_S = 30.0
 # Share of its lifetime by which a worker's end may be moved, so that they do not end together.
 _STAGGER = 0.05
@@ -54,6 +55,7 @@ def queued_workers(
     worker: NodeWorker,
     *,
     directives: Sequence[str],
+    asks_memory: bool,
     job_name: str,
     time_limit_min: int,
     warning_s: int,
@@ -72,6 +74,8 @@ def queued_workers(
         In each of them.
     directives
         Further options of ``sbatch``: partition, account and the like.
+    asks_memory
+        Whether jobs ask for memory.
     job_name
         What the queue shows.
     time_limit_min
@@ -114,6 +118,7 @@ def queued_workers(
             f"--output={shlex.quote(str(log))}",
             "--open-mode=append",
         ],
+        job_directives_skip=[] if asks_memory else [MEMORY_OPTION],
         job_script_prologue=[*worker.setup, MAKE_TMPDIR],
         python=f"{worker.python} -u -P",
         death_timeout=DEATH_TIMEOUT_S,

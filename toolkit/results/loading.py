@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.results.errors import ResultError
 from toolkit.results.tables import NEURONS_FILE, RESULTS_FILE
@@ -86,8 +86,8 @@ def _read_tasks(run: RunFolder) -> pd.DataFrame:
         return pd.DataFrame(columns=list(TASK_COLUMNS))
     try:
         views = take_snapshot(run, run.tasks())
-    except (KeyError, ValueError) as error:
-        raise ResultError(f"{run.plan_path}: {error}") from error
+    except RunFolderError as error:
+        raise ResultError(str(error)) from error
     return pd.DataFrame([_task_row(run, view) for view in views], columns=list(TASK_COLUMNS))
 
 
@@ -117,7 +117,7 @@ def _extraction_report(run: RunFolder, view: TaskView) -> dict[str, Any]:
     path = run.result_path(view.task.id)
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ResultError(
             f"{path}: not the record of an extraction ({error}); delete it and run again"
         ) from error

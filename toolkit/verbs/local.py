@@ -130,9 +130,10 @@ def _run_round(folder: RunFolder, tasks: Sequence[Task], console: Console) -> No
     todo = [task for task in tasks if not folder.is_done(task.id)]
     for task in todo:
         folder.reopen(task.id)
-    settings = folder.read_summary()
-    executor = ExecutorConfig.model_validate(settings["executor"])
-    resources = StageResources.model_validate(settings["resources"])
+    with folder.reading_plan():
+        settings = folder.read_summary()
+        executor = ExecutorConfig.model_validate(settings["executor"])
+        resources = StageResources.model_validate(settings["resources"])
     work = partial(run_tasks, str(folder.path))
     with following(folder, todo, console):
         if executor.kind == "inprocess":

@@ -192,7 +192,7 @@ def cancel(folder: RunFolder, console: Console) -> int:
                 for task_id, element in queue.waiting_elements().items()
                 if not folder.is_done(task_id)
             }
-            cancel_jobs({element.partition("_")[0] for element in elements})
+            cancel_jobs(queue.submissions, {element.partition("_")[0] for element in elements})
             n_left = _wait_for_end(folder, settings, len(elements))
     except SlurmCommandError as error:
         raise RunFolderError(str(error)) from error

@@ -61,10 +61,19 @@ def collect(options: argparse.Namespace, console: Console) -> int:
 
 
 def finish(folder: RunFolder, console: Console) -> int:
-    """Collect, show the best layers, and say where everything is."""
+    """Collect, show the best layers, and say where everything is.
+
+    Raises
+    ------
+    RunFolderError
+        If the tables cannot be written.
+    """
     from toolkit import results
 
-    views, table = results.collect_run(folder)
+    try:
+        views, table = results.collect_run(folder)
+    except OSError as error:
+        raise RunFolderError(f"{folder.path} cannot be written: {error.strerror}") from error
     reasons = reason_table(views, _MOST_REASONS)
     if reasons is not None:
         console.print(stage_table(views))

@@ -150,12 +150,45 @@ def test_no_gpus_are_asked_for_where_none_are_needed() -> None:
         ("default: {gres: gpu}", "default.gres: String should match pattern"),
         ("max_submit: many", "max_submit: Input should be a valid integer"),
         ("encode: {tasks_per_job: 0}", "encode.tasks_per_job: Input should be greater than 0"),
+        ("retries: {timout: 3}", "retries.timout: unknown key; did you mean 'timeout'?"),
+        ("retries: {stop_family: [x]}", "retries.stop_family[0]: Input should be "),
+        ("retries: {memory_factor: .inf}", "retries.memory_factor: Input should be a valid number"),
+        ("default: {requeue: no}", "default.requeue: Input should be a valid boolean, not 'no'; "),
+        ("default: {cpus: '4'}", "default.cpus: Input should be a valid integer, not '4'; write 4"),
+        ("default: {cpus: {a: {b: 1}}}", "default.cpus: Input should be a valid integer"),
+        ("default: 3", "site.yaml:1: default: Input should be a mapping"),
+        ("default: {setup: module load}", "default.setup: Input should be a list"),
+        ("- default", "site.yaml:1: a config is a mapping of keys, not ['default']"),
     ],
 )
 def test_mistakes_are_named_with_their_place(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         profile_of(tmp_path, text)
     assert said in str(caught.value)
+
+
+def test_accounts_and_partitions_are_texts_as_written(tmp_path: Path) -> None:
+    profile = profile_of(tmp_path, "default: {account: 012345, partition: 1e3, exclude: [7, no]}")
+    assert (profile.default.account, profile.default.partition) == ("012345", "1e3")
+    assert profile.default.exclude == ("7", "no")
+
+
+@pytest.mark.parametrize(
+    "name", ["null", "~", "[x", "a: b", "ä 🐒", "012", "x" * 3000, "~nobody.yaml"]
+)
+def test_the_name_of_a_profile_is_a_text(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toolkit import sweep
+
+    text = "name: x\ndataset: {kind: synthetic, n_train: 9, n_val: 3, n_neuroids: 2}\n"
+    text += "models: {library: pixels}\nreadouts: {kind: linear}\n"
+    (tmp_path / "c.yaml").write_text(text)
+    words = ["--out", str(tmp_path / "run"), "--executor", "slurm", "--profile", name]
+    assert sweep.main(["plan", str(tmp_path / "c.yaml"), *words]) == 2
+    said = capsys.readouterr().err
+    assert "no such profile" in said or "cannot read the config" in said
+    assert len(said) < 1000
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:

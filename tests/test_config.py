@@ -389,3 +389,50 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
     assert len(message) < 1000
     assert "more problems" in message
     assert "readouts[0].folds" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "says"),
+    [
+        ("seed", "-1", "greater than or equal to 0"),
+        ("seed", "4294967296", "less than or equal to 4294967295"),
+        ("dataset.n_train", "2000000", "a million stimuli"),
+        ("dataset.n_repetitions", "999999999", "1000 million responses"),
+        ("readouts.0.alphas", "{min: 1, max: 2, n: 100000}", "less than or equal to 10000"),
+    ],
+)
+def test_numbers_that_no_machine_takes_are_refused(
+    tmp_path: Path, key: str, written: str, says: str
+) -> None:
+    assert says in refusal(write(tmp_path, GOOD), f"{key}={written}")
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        f"{{over: {{a: &a [{', '.join(map(str, range(30)))}], b: *a, c: *a}}}}",
+        "{kind: random, n_trials: 1000000, over: {a: {min: 0, max: 1}}}",
+    ],
+)
+def test_searches_without_end_are_refused(tmp_path: Path, search: str) -> None:
+    network = "{library: shallow, channels: [2]}"
+    training = f"training={{x: {{network: {network}, recipe: {{n_epochs: 1}}, search: {search}}}}}"
+    assert "a search has at most 10000" in refusal(write(tmp_path, GOOD), training)
+
+
+@pytest.mark.parametrize("long", ["x" * 300, "ä" * 200, "x/" * 3000])
+def test_paths_longer_than_any_are_refused(tmp_path: Path, long: str) -> None:
+    path = write(tmp_path, GOOD)
+    for override in (
+        f"models.0.weights={long}",
+        f"models.0.weights=run:{long}",
+        f"dataset={{kind: nx414, path: {long}}}",
+    ):
+        message = refusal(path, override)
+        assert "no file system has paths or names of this length" in message
+        assert len(message) < 1000
+
+
+def test_the_home_of_nobody_is_a_folder_like_any_other(tmp_path: Path) -> None:
+    config, _ = load_config(write(tmp_path, GOOD), ["models.0.weights=~nobody-here/a.pt"])
+    assert config.models[0].weights[0].endswith("/~nobody-here/a.pt")

@@ -235,12 +235,22 @@ def test_configs_may_write_lists_of_one_and_places_short(tmp_path, monkeypatch) 
     assert set(dataset.metadata["variation"]) == {3}
     monkeypatch.setenv("HOME", str(tmp_path))
     assert set(dataset_at("~/assembly", ["regions=V4"]).regions) == {"V4"}
+    assert dataset_at("~/assembly", ["name=012"]).name == "012"
+    with pytest.raises(ValueError, match=r"--set nam=x: nam: majaj_hong has no key nam.*'name'"):
+        dataset_at("~/assembly", ["nam=x"])
+    with pytest.raises(ValueError, match="--set path"):
+        dataset_at("~/assembly", ["path"])
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("dataset: {kind: xiao2024, sessions: a, window_ms: 5}", "xiao2024 cannot be loaded with"),
+        (
+            "dataset: {kind: xiao2024, sessions: a, window_ms: 5}",
+            "1: window_ms: Input should be a list",
+        ),
+        ("dataset: {kind: xiao2024, sessions: a, zscore: 1}", "1: zscore: .* write true or false"),
+        ("dataset: {kind: nx414, path: [1, 2]}", "1: path: "),
         ("dataset: {kind: xiao2024}", "needs sessions"),
         ("dataset: {kind: nwb}", "no dataset with a kind"),
         ("extends: other.yaml", "no file .*other.yaml"),

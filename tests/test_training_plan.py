@@ -160,7 +160,7 @@ def test_trials_of_a_grid_and_of_a_draw() -> None:
     over = {"optimizer.lr": [1, 2], "optimizer.kind": ["adam", "sgd"]}
     grid = trials_of(SearchConfig.model_validate({"over": over}), 0)
     assert len(grid) == 4 and grid[0] == {"optimizer.lr": 1, "optimizer.kind": "adam"}
-    drawn = {"optimizer.lr": {"min": "1e-5", "max": 0.1, "log": True}, "decoder.dropout": [0, 0.5]}
+    drawn = {"optimizer.lr": {"min": 1e-5, "max": 0.1, "log": True}, "decoder.dropout": [0, 0.5]}
     search = SearchConfig.model_validate({"kind": "random", "over": drawn, "n_trials": 60})
     trials = trials_of(search, 3)
     assert trials == trials_of(search, 3) != trials_of(search, 4)
@@ -362,3 +362,9 @@ def test_a_grown_network_is_batches_of_modules_and_three_wholes(tmp_path: Path) 
 )
 def test_what_cannot_be_grown(tmp_path: Path, override: str, says: str) -> None:
     assert says in refusal(tmp_path, HMO, override)
+
+
+def test_a_trial_may_name_a_part_that_the_recipe_has_none_of() -> None:
+    for own in ({"schedule": None}, {"schedule": [1]}, {}):
+        recipe, _ = with_choices(own, {}, {"schedule.kind": "step"})
+        assert recipe == {"schedule": {"kind": "step"}}

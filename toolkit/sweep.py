@@ -9,14 +9,15 @@
     python -m toolkit.sweep collect RUN        write the result tables from what is there
     python -m toolkit.sweep report RUN...      one HTML page of a run, or of several side by side
 
-Exit status: 0 everything is done; 1 some tasks are not, their rows say why; 2 the config or the
-command is wrong and nothing was started.
+Exit status: 0 everything is done; 1 some tasks are not, their rows say why, or a disk failed; 2 the
+config or the command is wrong and nothing was started.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -27,6 +28,10 @@ from toolkit.yaml_source import ConfigError
 EXIT_DONE, EXIT_UNFINISHED, EXIT_REFUSED = 0, 1, 2
 
 EXECUTORS = ("inprocess", "local", "slurm")
+_BUG = (
+    "This is a fault of the toolkit, not of your config: please report it, with the command, the "
+    "config and the lines above."
+)
 VERBS = ("run", "plan", "status", "logs", "retry", "cancel", "collect", "report")
 
 
@@ -46,6 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_console(stderr=True).print(str(error), soft_wrap=True)
         return EXIT_REFUSED
     except KeyboardInterrupt:
+        return EXIT_UNFINISHED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_UNFINISHED
+    except Exception:
+        traceback.print_exc()
+        print(_BUG, file=sys.stderr)
         return EXIT_UNFINISHED
 
 

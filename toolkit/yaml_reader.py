@@ -95,6 +95,12 @@ class _Shown(reprlib.Repr):
         self.maxstring = self.maxother = self.maxlong = 80
         self.maxlevel = 3
 
+    def repr_NoneType(self, _value: None, _level: int) -> str:  # noqa: N802
+        return "null"
+
+    def repr_bool(self, value: bool, _level: int) -> str:
+        return "true" if value else "false"
+
 
 def shown(value: Any) -> str:
     """A value as messages show it: its beginning and its end where it is long."""
@@ -151,7 +157,7 @@ for _name, _pattern, _first in (
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
 
 
-def _problem(text: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+def _problem(text: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=mark)
 
 

@@ -91,13 +91,16 @@ def validated(model: type[Model], source: Source) -> Model:
                 raise
 
 
+_OR_OBJECT = re.compile(r" or (object to extract fields from|instance of \w+)")
 _WHOLE_NUMBER = re.compile(r"[-+]?[0-9_]{1,18}")
 
 
 def what_is_wrong(detail: ErrorDetails) -> str:
     """A validation's complaint in the words of YAML, the value, and what was perhaps meant."""
     value, message = detail["input"], detail["msg"].removeprefix("Value error, ")
-    message = message.replace("valid tuple", "list").replace("valid dictionary", "mapping")
+    for ours, in_yaml in (("valid tuple", "list"), ("valid dictionary", "mapping")):
+        message = message.replace(ours, in_yaml)
+    message = _OR_OBJECT.sub("", message)
     meant = ""
     if detail["type"] == "int_type":
         if isinstance(value, float) and value.is_integer():
@@ -137,7 +140,7 @@ class Source:
         values, places = _read_with_bases(Path(path), ())
         source = cls(values, places)
         for override in overrides:
-            source._apply(override)
+            source.apply(override)
         return source
 
     def place(self, path: KeyPath) -> Place:
@@ -170,6 +173,14 @@ class Source:
                 value = value[part]
         return tuple(found)
 
+    def section(self, path: KeyPath) -> Source:
+        """What stands at ``path``, as a source of its own."""
+        values: Any = self.values
+        for part in path:
+            values = values.get(part) if isinstance(values, dict) else values[part]
+        below = {p[len(path) :]: at for p, at in self._places.items() if p[: len(path)] == path}
+        return Source(values, below)
+
     def take_as_written(self, paths: Iterable[KeyPath]) -> bool:
         """Replace scalars by their texts; whether any was none before."""
         changed = False
@@ -183,7 +194,14 @@ class Source:
                 changed = True
         return changed
 
-    def _apply(self, override: str) -> None:
+    def apply(self, override: str) -> None:
+        """Set a value by a ``key=value`` text, the key dotted, as from the command line.
+
+        Raises
+        ------
+        ConfigError
+            If it is not of this form, or there is nothing of the kind to set.
+        """
         where = f"--set {middle_cut(override, 120)}"
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
@@ -195,6 +213,8 @@ class Source:
         for i, part in enumerate(parts):
             path = (*path, _as_index(container, part))
             if i < len(parts) - 1:
+                if not _has(container, path[-1]):
+                    self._places[path] = Place(where)
                 container = _step(container, path, where)
         if isinstance(container, list):
             _step(container, path, where)

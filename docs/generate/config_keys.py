@@ -40,7 +40,10 @@ alone stands for a list of one where the table says so. Paths may begin with `~`
 
 `--set key=value` on the command line replaces a value; the key is dotted, and items of lists are
 counted from 0: `--set dataset.seed=1 --set models.0.weights=pretrained`. An unknown key is refused
-with the file, the line and the nearest valid name."""
+with the file, the line and the nearest valid name.
+
+Numbers are decimal, truth values are `true` and `false`; `no`, `012`, `4:00`, `1_000` and
+`2024-01-31` are texts, and where a text belongs, `1e3` is one too. Nothing else is guessed."""
 
 _PROFILES = """\
 How jobs are submitted on one cluster: a file of `slurm/profiles`, or a YAML file of your own

@@ -7,6 +7,7 @@ when nothing is left to do. So a run needs no process that must live.
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import sys
 from pathlib import Path

@@ -20,7 +20,10 @@ def as_list(value: Any) -> Any:
 def expand_path(path: str) -> str:
     """Absolute path, ``~`` and ``$VARIABLES`` expanded, so that a run can go on from anywhere."""
     # Path.expanduser dies of the name of nobody's home, which is a folder like any other here.
-    return str(Path(os.path.expanduser(os.path.expandvars(path))).absolute())  # noqa: PTH111
+    whole = Path(os.path.expanduser(os.path.expandvars(path))).absolute()  # noqa: PTH111
+    if len(os.fsencode(whole)) > 4095 or any(len(os.fsencode(part)) > 255 for part in whole.parts):
+        raise ValueError("no file system has paths or names of this length")
+    return str(whole)
 
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

@@ -27,7 +27,7 @@ class AlphaGrid(Section):
 
     min: PositiveFloat = Field(description="Smallest penalty.")
     max: PositiveFloat = Field(description="Largest penalty.")
-    n: Annotated[int, Field(ge=1)] = Field(description="Number of penalties.")
+    n: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Number of penalties.")
 
     @model_validator(mode="after")
     def _begins_with_the_smallest(self) -> AlphaGrid:

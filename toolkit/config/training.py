@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,9 +20,12 @@ from toolkit.config.models import Weights
 
 TrainingName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ObjectiveKind = Literal["mse", "poisson", "correlation", "object", "category"]
+_MOST_TRIALS = 10_000
 
 Values = dict[str, Any]
-Seeds = Annotated[tuple[Seed, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))]
+Seeds = Annotated[
+    tuple[Seed, ...] | None, BeforeValidator(lambda v: v if v is None else as_list(v))
+]
 
 
 class ZooNetwork(Section):
@@ -155,6 +159,10 @@ class SearchConfig(Section):
             raise ValueError("n_trials is for kind: random, which needs it")
         if self.kind == "grid" and any(isinstance(one, Range) for one in self.over.values()):
             raise ValueError("a grid needs lists of values; min and max are for kind: random")
+        lists = [one for one in self.over.values() if not isinstance(one, Range)]
+        n_trials = self.n_trials or math.prod(map(len, lists))
+        if n_trials > _MOST_TRIALS:
+            raise ValueError(f"{n_trials} trials; a search has at most {_MOST_TRIALS}")
         if self.halving is not None and "n_epochs" in self.over:
             raise ValueError("halving decides how long trials train: leave n_epochs out of 'over'")
         return self

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
+import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BeforeValidator, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from toolkit.data import KINDS, load
 from toolkit.data.archive import ARCHIVES
 from toolkit.data.dataset import NeuralDataset
 from toolkit.data.errors import DataError, MissingDataError
-from toolkit.yaml_source import Source
+from toolkit.yaml_source import (
+    ConfigError,
+    Source,
+    StrictModel,
+    nearest,
+    validated,
+    what_is_wrong,
+)
 
 _PATH_KEY = {"majaj_hong": "path", "nx414": "path", "xiao2024": "sessions"}
 _KIND_OF_SUFFIX = {".nc": "majaj_hong", ".h5": "nx414", ".hdf5": "nx414", ".nwb": "xiao2024"}
@@ -36,6 +46,8 @@ def dataset_at(source: str, overrides: Sequence[str] = ()) -> NeuralDataset:
     ------
     DataError
         If it is nothing of the kind, or the data set cannot be loaded.
+    ConfigError
+        With a line per problem, if a config or a parameter is wrong.
     """
     return _load(*_described(source, overrides))
 
@@ -69,15 +81,25 @@ def _load(kind: str, params: dict[str, Any]) -> NeuralDataset:
 
 
 def _described(source: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    kind, params = _pointed_at(source)
-    params.update(_parsed(override) for override in overrides)
-    _refuse_unknown(kind, params)
+    kind, given = _pointed_at(source)
+    for override in overrides:
+        given.apply(override)
+    try:
+        params = validated(_parameters(kind), given)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        raise ConfigError([_problem(detail, kind, given) for detail in details]) from error
     known = inspect.signature(KINDS[kind].load).parameters
-    return kind, {key: _as_taken(value, known[key]) for key, value in params.items()}
+    return kind, {
+        key: _expanded(getattr(params, key))
+        if "Path" in known[key].annotation
+        else getattr(params, key)
+        for key in params.model_fields_set
+    }
 
 
-def _pointed_at(source: str) -> tuple[str, dict[str, Any]]:
-    path = Path(source).expanduser()
+def _pointed_at(source: str) -> tuple[str, Source]:
+    path = _expanded(Path(source))
     if source in ARCHIVES:
         archive = ARCHIVES[source]
         path = Path(archive.folder) / (archive.files[0].name if len(archive.files) == 1 else "")
@@ -86,7 +108,7 @@ def _pointed_at(source: str) -> tuple[str, dict[str, Any]]:
                 f"{source} is not in {path}; fetch it (python -m toolkit.data fetch {source}) or "
                 "give its path"
             )
-        return source, {_PATH_KEY[source]: path}
+        return source, Source({_PATH_KEY[source]: path}, {})
     if not path.exists():
         raise MissingDataError(
             f"{source}: no such file or folder, and none of {', '.join(ARCHIVES)}"
@@ -99,7 +121,7 @@ def _pointed_at(source: str) -> tuple[str, dict[str, Any]]:
             f"{path}: not known as a recording; give an .nwb file, an assembly (.nc), IT_data.h5, "
             "a folder of these, or a config (.yaml) with a dataset"
         )
-    return kind, {_PATH_KEY[kind]: path}
+    return kind, Source({_PATH_KEY[kind]: path}, {})
 
 
 def _kind_of_folder(path: Path) -> str | None:
@@ -108,40 +130,51 @@ def _kind_of_folder(path: Path) -> str | None:
     return "xiao2024" if any(path.rglob("*.nwb")) else None
 
 
-def _of_config(path: Path) -> tuple[str, dict[str, Any]]:
-    values = Source.read(path).values
-    section = values.get("dataset")
-    section = section[0] if isinstance(section, list) and section else section
-    if not isinstance(section, dict) or section.get("kind") not in KINDS:
+def _of_config(path: Path) -> tuple[str, Source]:
+    config = Source.read(path)
+    first = config.values.get("dataset")
+    section = config.section(("dataset", 0) if isinstance(first, list) and first else ("dataset",))
+    kind = section.values.get("kind") if isinstance(section.values, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(f"{path}: no dataset with a kind in it")
-    params = {key: value for key, value in section.items() if key not in ("kind", "sizes")}
-    return section["kind"], params
+    for key in {"kind", "sizes"} & set(section.values):
+        del section.values[key]
+    return kind, section
 
 
-def _parsed(override: str) -> tuple[str, Any]:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise DataError(f"--set {override}: write KEY=VALUE")
-    return key, yaml.safe_load(value)
+@functools.cache
+def _parameters(kind: str) -> type[StrictModel]:
+    """What a kind's loader takes, in its signature's types; lists of one may be written short."""
+    load = KINDS[kind].load
+    hints = typing.get_type_hints(load)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(load).parameters.items():
+        hint = hints[name]
+        if "Sequence[" in parameter.annotation and "str | Path |" not in parameter.annotation:
+            hint = Annotated[hint, BeforeValidator(_as_list)]
+        fields[name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+    return create_model(kind, __base__=StrictModel, **fields)
 
 
-def _as_taken(value: Any, parameter: inspect.Parameter) -> Any:
-    """A value as the loader takes it: paths with ~ and $VARIABLES expanded, lists of one as lists.
-
-    Both may be written shorter in a config.
-    """
-    if "Path" in parameter.annotation and isinstance(value, str):
-        value = Path(os.path.expandvars(value)).expanduser()
-    if "Sequence[" in parameter.annotation and not isinstance(value, list | tuple | None):
-        return [value]
-    return value
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple | None) else [value]
 
 
-def _refuse_unknown(kind: str, params: dict[str, Any]) -> None:
-    known = inspect.signature(KINDS[kind].load).parameters
-    unknown = [key for key in params if key not in known]
-    if unknown:
-        raise DataError(f"{kind} has no key {', '.join(unknown)}; it has {', '.join(known)}")
-    missing = [k for k, p in known.items() if p.default is p.empty and k not in params]
-    if missing:
-        raise DataError(f"{kind} needs {', '.join(missing)}; write --set {missing[0]}=…")
+def _problem(detail: ErrorDetails, kind: str, given: Source) -> str:
+    path, known = detail["loc"], _parameters(kind).model_fields
+    if detail["type"] == "extra_forbidden":
+        near = nearest(str(path[-1]), known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return given.problem(path, f"{kind} has no key {path[-1]}; it has {', '.join(known)}{hint}")
+    if detail["type"] == "missing":
+        return given.problem((), f"{kind} needs {path[-1]}; write --set {path[-1]}=…")
+    return given.problem(given.existing(path), what_is_wrong(detail))
+
+
+def _expanded(value: Any) -> Any:
+    """Paths with ~ and $VARIABLES expanded."""
+    if isinstance(value, list):
+        return [_expanded(one) for one in value]
+    if value is None:
+        return None
+    return Path(os.path.expanduser(os.path.expandvars(value)))  # noqa: PTH111

@@ -59,7 +59,9 @@ def with_choices(
         *parents, last = path.removeprefix(_DECODER).split(".")
         place = changed["decoder" if is_decoder else "recipe"]
         for part in parents:
-            place = place.setdefault(part, {})
+            if not isinstance(place.get(part), dict):
+                place[part] = {}
+            place = place[part]
         place[last] = value
     return changed["recipe"], changed["decoder"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def load_sweep(options: argparse.Namespace) -> Sweep:
     """Read and plan the config that a command names."""
     overrides = list(options.overrides)
     for key, wanted in (("kind", options.executor), ("profile", options.profile)):
-        overrides += [f"executor.{key}={wanted}"] if wanted else []
+        quoted = json.dumps(wanted, ensure_ascii=False)
+        overrides += [f"executor.{key}={quoted}"] if wanted else []
     config, source = load_config(options.config, overrides)
     folder = RunFolder(options.out or Path("runs") / config.name)
     folder.check_path()

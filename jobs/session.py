@@ -47,7 +47,7 @@ class Session:
         self.run = run
         self.n_cpus = n_cpus
         self._dataset: tuple[str, NeuralDataset] | None = None
-        self._encoder: tuple[tuple[str, str], LayerEncoder] | None = None
+        self._encoder: tuple[tuple[str, str, str], LayerEncoder] | None = None
         self._statistics: tuple[tuple[str, str], LayerStatistics] | None = None
         self._ceilings: tuple[str, np.ndarray] | None = None
         self._workers: str | None = None
@@ -107,10 +107,10 @@ class Session:
         return self._ceilings[1]
 
     def encoder(self, task: Task, dataset: NeuralDataset) -> LayerEncoder:
-        """The read-outs of a layer share its Gram matrix and its eigenvectors."""
+        """The read-outs of a layer to the same neurons share its Gram matrix and eigenvectors."""
         from toolkit.encoding import LayerEncoder
 
-        key = _layer_of(task)
+        key = (*_layer_of(task), dataset.responses_digest())
         if self._encoder is None or self._encoder[0] != key:
             gram = self.statistics(task).gram
             self._encoder = (key, LayerEncoder(gram, dataset.responses, n_threads=self.n_cpus))

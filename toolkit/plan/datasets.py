@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config import (
@@ -44,6 +44,8 @@ class PlannedDataset:
         Kind of label → number of classes, of the kinds there are; None without the files.
     notes
         What the loader took for granted, a line each.
+    unscored
+        Content of the splits without responses that trainings predict: name → digest.
     """
 
     name: str
@@ -58,7 +60,8 @@ class PlannedDataset:
     n_splits: int | None = None
     split_names: tuple[str, ...] | None = None
     n_classes: Mapping[str, int] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    unscored: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_present(self) -> bool:
@@ -102,7 +105,21 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
         n_classes=_n_classes(loaded),
         split_names=(*loaded.splits, *data.unscored_splits(loader)),
         notes=loaded.notes,
+        unscored=_unscored(config, loaded, loader),
     )
+
+
+def _unscored(
+    config: SweepConfig, dataset: NeuralDataset, loader: Mapping[str, Any]
+) -> dict[str, str]:
+    from toolkit import data
+
+    predicted = {split for training in config.training.values() for split in training.predict}
+    return {
+        split: data.images_of_split(dataset, split, loader)[0].digest()
+        for split in data.unscored_splits(loader)
+        if split in predicted
+    }
 
 
 def _n_classes(dataset: NeuralDataset) -> dict[str, int]:

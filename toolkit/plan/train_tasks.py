@@ -73,9 +73,11 @@ class _Setting:
         """What decides the scores beside the weights."""
         bootstrap = self.config.statistics.bootstrap
         predict = self.variant.training.predict
+        unscored = {one: what for one, what in self.dataset.unscored.items() if one in predict}
         return {
             **({"bootstrap": bootstrap} if bootstrap else {}),
             **({"predict": list(predict)} if predict else {}),
+            **({"unscored": unscored} if unscored else {}),
         }
 
     def options(self, **more: Any) -> dict[str, Any]:

@@ -157,8 +157,8 @@ def _read(row: PlannedRow, folder: Path) -> _Collected:
 
 
 def _trial(row: PlannedRow, summary: Mapping[str, Any]) -> dict[str, int]:
-    origin = summary.get("origin")
-    return {"trial": row.trials[origin]} if origin in row.trials else {}
+    number = row.trials.get(summary.get("origin", ""))
+    return {} if number is None else {"trial": number}
 
 
 def _result_row(collected: _Collected) -> dict[str, Any]:

@@ -185,6 +185,7 @@ def main(benchmark: Callable[[bool], Iterable[Record]], argv: Sequence[str] | No
     arguments = parser.parse_args(argv)
     if arguments.json and not arguments.json.parent.is_dir():
         parser.error(f"--json {arguments.json}: its folder does not exist")
+
     def measure() -> int:
         keep(benchmark(arguments.quick), arguments.json)
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.session import Session
+from jobs.session import DataChangedError, Session
 from toolkit.atomic import atomic_path
 from toolkit.task import Task
 
@@ -22,6 +22,11 @@ def predict_splits(
 
     A row for each image: ``split``, ``stimulus_id``, a column for each neuron by its id, and the
     most likely class of each kind that was trained, such as ``predicted_object``.
+
+    Raises
+    ------
+    DataChangedError
+        If the images of a split without responses are not those that the task was planned for.
     """
     import numpy as np
     import pandas as pd
@@ -32,6 +37,12 @@ def predict_splits(
     parts = []
     for split in task.params.get("predict", ()):
         stimuli, rows = images_of_split(dataset, split, task.options["dataset"])
+        planned = task.params.get("unscored", {}).get(split)
+        if planned is not None and stimuli.digest() != planned:
+            raise DataChangedError(
+                f"the images of split '{split}' of '{dataset.name}' changed since the sweep was "
+                "planned; run the sweep again to plan it anew"
+            )
         bank = ImageBank.of(session.run.images_folder, stimuli, trained.preprocessing)
         predictions = predict(trained, bank, rows, device=device)
         columns: dict[str, object] = {

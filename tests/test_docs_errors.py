@@ -369,6 +369,9 @@ PROVOKED: dict[str, Callable[[], str]] = {
     "A split that is not there": lambda: planned(
         "readouts:", "protocol: {kind: fixed, test: test}\nreadouts:"
     ),
+    "Two data sets of one name": lambda: planned(
+        "{kind: synthetic, n_train: 400}", "[{kind: synthetic}, {kind: synthetic, seed: 1}]"
+    ),
     "Files that are not there": lambda: planned(
         "{kind: synthetic, n_train: 400}", "{kind: nx414, path: data/IT_data.h5}"
     ),

@@ -16,11 +16,13 @@ TASK = Task(
     label="resnet50 layer4 ridge",
     columns={"model": "resnet50"},
     options={"device": "cpu"},
+    more_columns=({"model": "resnet50 by another name"},),
 )
 
 
 def test_how_and_where_a_task_runs_is_not_part_of_its_id() -> None:
-    other = replace(TASK, label="x", columns={}, options={"device": "cuda"}, inputs=())
+    how = {"options": {"device": "cuda"}, "inputs": ()}
+    other = replace(TASK, label="x", columns={}, more_columns=(), **how)
     assert other.id == TASK.id
 
 

@@ -130,7 +130,7 @@ class Task:
             label=raw["label"],
             columns=raw["columns"],
             options=raw["options"],
-            more_columns=tuple(raw["more_columns"]),
+            more_columns=tuple(raw.get("more_columns", ())),
         )
         if task.id != raw["id"]:
             raise ValueError(

@@ -22,6 +22,7 @@ _WORKERS = ("threads", "processes", "allocation", "jobqueue")
 def _expand_scheduler_file(workers: str) -> str:
     return workers if workers in _WORKERS or "://" in workers else expand_path(workers)
 
+
 _UNITS = re.compile(r"(?:(\d{1,6})d)? ?(?:(\d{1,6})h)? ?(?:(\d{1,6})min)?")
 _CLOCK = re.compile(
     r"(?:(?P<d>\d{1,6})-)?(?P<h>\d{1,6}):(?P<min>[0-5]\d):(?P<s>[0-5]\d)"

@@ -51,7 +51,7 @@ def likeness_of(task: Task, device: str) -> Likeness:
     its name and the data set.
     """
     if task.kind is TaskKind.EXTRACT:
-        return device, f"{task.params['library']}/{task.params['model']}", form_of(task).name
+        return device, f"{task.params['library']}/{task.options['model']}", form_of(task).name
     if task.kind is TaskKind.TRAIN:
         columns = task.columns
         return device, f"{columns['library']}/{columns['model']}", columns["readout"]

@@ -145,7 +145,7 @@ def _identities(task: Task) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     columns, params = task.columns, task.params
     dataset = columns.get("dataset") or task.options.get("dataset", {}).get("name")
     library = columns.get("library") or params.get("library")
-    model = columns.get("model") or params.get("model")
+    model = columns.get("model") or task.options.get("model")
     readout = params.get("readout", {}).get("kind")
     about = (task.kind, dataset, library, model, params.get("layer"), readout)
     return (task.kind, task.label), about

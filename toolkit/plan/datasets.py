@@ -59,6 +59,8 @@ class PlannedDataset:
     splits
         Training and test rows of the protocol. These three are empty without the files, and where
         no network of the config has been or will be trained.
+    unscored
+        Content of the splits without responses that trainings predict: name → digest.
     """
 
     name: str
@@ -79,6 +81,7 @@ class PlannedDataset:
     stimulus_ids: tuple[str, ...] = field(default=(), repr=False)
     images: tuple[str, ...] = field(default=(), repr=False)
     splits: tuple[Split, ...] = field(default=(), repr=False, compare=False)
+    unscored: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_present(self) -> bool:
@@ -145,6 +148,7 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
         notes=(*loaded.notes, *remarks),
         framed=stimuli.framed,
         sizes_px=sizes_px,
+        unscored=_unscored(config, loaded, loader),
         **(_rows(config, source, loaded) if _has_trained_networks(config) else {}),
     )
 
@@ -170,6 +174,19 @@ def _rows(config: SweepConfig, source: Source, dataset: NeuralDataset) -> dict[s
         "stimulus_ids": dataset.stimuli.ids,
         "images": dataset.stimuli.image_digests(),
         "splits": tuple(splits),
+    }
+
+
+def _unscored(
+    config: SweepConfig, dataset: NeuralDataset, loader: Mapping[str, Any]
+) -> dict[str, str]:
+    from toolkit import data
+
+    predicted = {split for training in config.training.values() for split in training.predict}
+    return {
+        split: data.images_of_split(dataset, split, loader)[0].digest()
+        for split in data.unscored_splits(loader)
+        if split in predicted
     }
 
 

@@ -84,13 +84,13 @@ def _extract_task(
 ) -> Task:
     model, extraction = network.resolved, config.extraction
     suffix = "" if form.name == "full" else f" {form.name}"
+    named = {"library": network.library, "model": model.name}  # of a trained network a label
     return Task(
         kind=TaskKind.EXTRACT,
         label=f"{dataset.name} {_model_label(network)}{suffix}",
         params={
             "stimuli": dataset.stimuli_digest or f"absent:{dataset.name}",
-            "library": network.library if network.trained is None else "trained",
-            "model": model.name,
+            **({"library": "trained"} if network.trained is not None else named),
             "weights": model.weights_digest,
             "seed": network.seed if network.trained is None else 0,
             "preprocessing": model.preprocessing,
@@ -106,6 +106,7 @@ def _extract_task(
         options={
             "dataset": dataset.loader,
             "weights": network.weights if network.trained is None else network.trained.where,
+            "model": model.name,
             "batch_size": extraction.batch_size,
             "device": extraction.device,
             "compile": extraction.compile,

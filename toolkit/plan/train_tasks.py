@@ -86,10 +86,12 @@ class _Setting:
         """What decides the scores beside the weights."""
         statistics = self.config.statistics
         predict = self.variant.training.predict
+        unscored = {one: what for one, what in self.dataset.unscored.items() if one in predict}
         return {
             "ceiling_images": statistics.ceiling_images,
             **({"bootstrap": statistics.bootstrap} if statistics.bootstrap else {}),
             **({"predict": list(predict)} if predict else {}),
+            **({"unscored": unscored} if unscored else {}),
         }
 
     def options(self, **more: Any) -> dict[str, Any]:

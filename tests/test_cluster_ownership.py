@@ -72,7 +72,7 @@ def record_of(pid: int, /, **changes: object) -> dict[str, Any]:
     """What the process would have written, had it taken the run."""
     return {
         "host": socket.gethostname(),
-        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
         "pid": pid,
         "process_started_s": psutil.Process(pid).create_time(),
         **changes,

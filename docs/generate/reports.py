@@ -136,6 +136,8 @@ def work_digests(tasks: Sequence[Task]) -> dict[str, str]:
         params = {key: value for key, value in task.params.items() if key not in _OF_THE_DATA}
         if "features" in params:
             params["features"] = sorted({digests[parent] for parent in task.inputs})
+        if "from" in params:  # in an order of ids, which know the data
+            params["from"] = sorted(digests[parent] for parent in params["from"])
         text = _TASK_ID.sub(lambda found: digests[found[0]], json.dumps(params, sort_keys=True))
         digests[task.id] = json_digest([task.kind, text])
     return digests

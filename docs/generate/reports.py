@@ -41,7 +41,7 @@ COLUMNS = ("line", "metric", "value", "row", "n_neurons", "data_set", "git_sha",
 
 _TASK_ID = re.compile(r"\b(?:extract|encode|train)-[0-9a-f]{12}\b")
 # Parameters of a task that say which images and responses it reads, and how many tasks share them.
-_OF_THE_DATA = ("stimuli", "responses", "part")
+_OF_THE_DATA = ("stimuli", "unscored", "responses", "part")
 # Of a data set in a config: where its files are, which decides no result.
 _PLACES = ("path", "sessions", "images", "session_table", "label_table")
 

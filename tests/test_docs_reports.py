@@ -228,10 +228,10 @@ def test_the_best_layer_is_the_one_with_the_highest_r(stand_in: Path) -> None:
 
 
 def test_values_that_are_not_in_the_results_as_such() -> None:
-    neurons = pd.DataFrame({"task_id": ["a", "a", "a", "b"], "r2": [-0.5, -0.1, 0.9, 7.0]})
+    neurons = pd.DataFrame({"row_id": ["a", "a", "a", "b"], "r2": [-0.5, -0.1, 0.9, 7.0]})
     tables = Tables(results=pd.DataFrame(), neurons=neurons, tasks=pd.DataFrame())
     recipe = '{"recipe": {"optimizer": {"kind": "sgd", "lr": 3e-4}}}'
-    row = {"task_id": "a", "recipe": recipe}
+    row = {"row_id": "a", "recipe": recipe}
     assert METRICS["r2_median"].of(row, tables) == -0.1
     assert METRICS["optimizer"].of(row, tables) == "sgd, lr 0.0003"
 

@@ -42,7 +42,7 @@ COLUMNS = ("line", "metric", "value", "row", "n_neurons", "data_set", "git_sha",
 
 _TASK_ID = re.compile(r"\b(?:extract|encode|train)-[0-9a-f]{12}\b")
 # Parameters of a task that say which images and responses it reads, and how many tasks share them.
-_OF_THE_DATA = ("stimuli", "responses", "part")
+_OF_THE_DATA = ("stimuli", "unscored", "responses", "part")
 # Of a data set in a config: where its files are, which decides no result.
 _PLACES = ("path", "sessions", "images", "session_table", "label_table")
 
@@ -137,6 +137,8 @@ def work_digests(tasks: Sequence[Task]) -> dict[str, str]:
         params = {key: value for key, value in task.params.items() if key not in _OF_THE_DATA}
         if "features" in params:
             params["features"] = sorted({digests[parent] for parent in task.inputs})
+        if "from" in params:  # in an order of ids, which know the data
+            params["from"] = sorted(digests[parent] for parent in params["from"])
         text = _TASK_ID.sub(lambda found: digests[found[0]], json.dumps(params, sort_keys=True))
         digests[task.id] = json_digest([task.kind, text])
     return digests

@@ -27,7 +27,7 @@ from toolkit.cluster.scheduler_output import SchedulerView, parse_squeue
 from toolkit.task import TaskState
 
 RECORDED = Path(__file__).parent / "data" / "slurm"
-ENDED = parse_squeue((RECORDED / "squeue_ended.txt").read_text())
+ENDED = parse_squeue((RECORDED / "squeue_ended.txt").read_text(encoding="utf-8")).views
 RUNNING = Attempt(
     "encode-1", 1, TaskState.RUNNING, host="n1", pid=1, process_started_s=0.0, started=""
 )

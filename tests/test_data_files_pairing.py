@@ -137,6 +137,7 @@ def test_order_and_spelling_change_no_pairing(tmp_path_factory, data, stems) -> 
                     name="x",
                     images=images,
                     responses=tmp_path / f"r{trial}.{kind}",
+                    response_axes=["stimulus", "neuroid"],
                     stimulus_table=stimuli,
                 )
                 assert pixels_and_responses(dataset) == expected

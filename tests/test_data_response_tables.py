@@ -47,7 +47,7 @@ def test_row_numbers_of_pandas_are_no_neuron(params, tmp_path, frame, responses,
     dataset = loaded(params, path)
     assert dataset.neuroid_ids == NEURONS
     np.testing.assert_array_equal(dataset.responses, responses)
-    assert "4 columns are neurons: u1, u2, u3, u4; left out" in dataset.notes[0]
+    assert "4 columns are neurons: u1, u2, u3, u4; left out" in " ".join(dataset.notes)
 
 
 def test_row_names_of_r_are_no_neuron(params, tmp_path, frame, responses) -> None:
@@ -86,7 +86,7 @@ def test_columns_that_hardly_are_neurons(params, tmp_path, frame, write, column,
     assert_refused_by_both(params, path.name, *words, 'neuroid_columns: ["u*"]')
     dataset = load("files", **params, neuroid_columns=["u*"])
     assert dataset.neuroid_ids == NEURONS
-    assert f"left out, not named as neurons: '{column}'" in dataset.notes[0]
+    assert f"left out, not named as neurons: '{column}'" in " ".join(dataset.notes)
     assert load("files", **params, neuroid_columns=["u*", column]).neuroid_ids[0] == column
 
 
@@ -114,7 +114,7 @@ def test_a_neuroid_table_names_the_columns(params, tmp_path, frame, responses) -
     dataset = loaded(params, path, neuroid_table=neuroids)
     assert (dataset.neuroid_ids, dataset.regions) == (("u1", "u3"), ("IT", "V4"))
     np.testing.assert_array_equal(dataset.responses, responses[:, [0, 2]])
-    assert "left out, not named as neurons: 'u2', 'u4', 'trial', 'label'" in dataset.notes[0]
+    assert "left out, not named as neurons: 'u2', 'u4', 'trial', 'label'" in " ".join(dataset.notes)
 
 
 def test_neuroid_columns_that_are_not_there(params: dict, tmp_path: Path, frame) -> None:

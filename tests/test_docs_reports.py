@@ -129,6 +129,7 @@ def synthetic_scores(run: RunFolder, task_id: str, r: float, n_test: int, n_neur
             "r": numbers,
             "r2": numbers / 3,
             "mse": 1 - numbers,
+            "n_splits_scored": 1,
             "ceiling": np.nan,
         }
     )

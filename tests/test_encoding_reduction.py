@@ -414,7 +414,8 @@ def test_ridge_is_that_of_refitting_for_scores_of_any_mean():
 
 def test_one_penalty_and_none_are_not_compared():
     features, responses = synthetic_layer(n=200, p=100, r=60)
-    scores = reduce_layer(features, np.arange(150), np.arange(150, 200), 20, **EASY).train_scores
+    rows = np.arange(150), np.arange(150, 200)
+    scores = reduce_layer(features, *rows, 20, solver="covariance", **EASY).train_scores
     ridge = fit_ridge(scores, responses[:150], Readout("ridge", 20, (5.0,)))
     np.testing.assert_array_equal(ridge.alpha, 5.0)
     expected = Ridge(5.0).fit(scores, responses[:150]).coef_.T

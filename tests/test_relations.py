@@ -32,12 +32,13 @@ from toolkit.cluster.run_folder import RunFolder
 from toolkit.config import SweepConfig, load_config
 from toolkit.plan import Plan, features_id, make_plan
 from toolkit.results import Tables, collect_run, load, read_scores
+from toolkit.terminal import make_console
 from toolkit.yaml_source import ConfigError
 
 Config = dict[str, Any]
 Row = tuple[str, tuple[tuple[str, Any], ...]]
 
-SMALL = {"kind": "synthetic", "n_train": 24, "n_val": 12, "n_categories": 3, "image_px": 16}
+SMALL = {"kind": "synthetic", "n_train": 60, "n_val": 30, "n_categories": 3, "image_px": 16}
 # The first and the last are one data set, under two names.
 DATASETS = [
     {**SMALL, "name": "synthetic", "n_neuroids": 3},
@@ -318,7 +319,6 @@ def test_all_together_is_each_alone_and_equal_content_scores_equally(
 def test_what_is_printed_tells_two_paths_of_one_name_apart(
     remembered: Path, checkpoints: list[str], tmp_path: Path
 ) -> None:
-    from rich.console import Console
 
     from toolkit.results import print_best
 
@@ -328,7 +328,7 @@ def test_what_is_printed_tells_two_paths_of_one_name_apart(
         "models": [{**TIMM, "weights": checkpoints, "layers": "layer4"}],
         "readouts": [{"kind": "ridge"}],
     }
-    console = Console(width=200)
+    console = make_console(width=200)
     with console.capture() as printed:
         print_best(computed(tmp_path / "run", plan_of(remembered, config)).results, console)
     assert "a/best.pth" in printed.get() and "b/best.pth" in printed.get()
@@ -614,8 +614,8 @@ ALEXNET = "training.zoo.network={library: torchvision, names: alexnet, weights: 
 # Key of a class → what to change first, if anything, and the change that changes what is computed.
 DECIDES: dict[str, tuple[str, ...]] = {
     "SweepConfig.seed": ("seed=1",),
-    "SyntheticDataset.n_train": ("dataset.n_train=25",),
-    "SyntheticDataset.n_val": ("dataset.n_val=13",),
+    "SyntheticDataset.n_train": ("dataset.n_train=61",),
+    "SyntheticDataset.n_val": ("dataset.n_val=31",),
     "SyntheticDataset.n_neuroids": ("dataset.n_neuroids=4",),
     "SyntheticDataset.n_repetitions": ("dataset.n_repetitions=2",),
     "SyntheticDataset.n_categories": ("dataset.n_categories=4",),
@@ -698,6 +698,7 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "PcaConfig.solver": ("pca.solver=incremental",),
     "StatisticsConfig.bootstrap": ("statistics.bootstrap=10",),
     "StatisticsConfig.permutations": ("statistics.permutations=10",),
+    "StatisticsConfig.ceiling_images": ("statistics.ceiling_images=all",),
     "ExtractionConfig.autocast": ("extraction.autocast=bfloat16",),
 }  # fmt: skip
 # Names, and how and where things run: no result depends on them.
@@ -842,6 +843,8 @@ OF_NO_CONTENT = {
     "Xiao2024Dataset.images",
     "Xiao2024Dataset.regions",
     "FilesDataset.images",
+    "FilesDataset.image_order",
+    "FilesDataset.neuroid_columns",
     "FilesDataset.responses",
     "FilesDataset.response_axes",
     "FilesDataset.missing_responses",

@@ -72,7 +72,7 @@ def test_a_time_limit_is_continued_from_what_is_done(
         "signal_delay_s: 5\nmin_query_interval_s: 1\n"
         'default: {setup: ["[ $SLURM_RESTART_COUNT ] || sleep 20"]}\n'
     )
-    config = written(tmp_path, LONG.replace("n_train: 1200", "n_train: 4000"))
+    config = written(tmp_path, LONG.replace("n_train: 1200", "n_train: 9000"))
     limit = ("--set", "resources.extract.timeout_min=1")
     sweep(config, "--out", folder, "--profile", profile, *limit)
     assert_all_done_once(folder)
@@ -124,7 +124,8 @@ def test_a_parent_that_fails_blocks_its_children_only(
     assert "bad_features" in output
     rows = load(folder).results.set_index("status")
     assert rows.loc["blocked", "error_class"] == "blocked"
-    assert "Traceback" in sweep("logs", folder, failed.task.id)
+    assert "gave NaN or infinity" in sweep("logs", folder, failed.task.id)
+    assert "Traceback" in RunFolder(folder).log_path(failed.task.id).read_text(encoding="utf-8")
 
 
 def test_an_environment_that_cannot_import_stops_its_family_at_once(

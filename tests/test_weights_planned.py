@@ -22,7 +22,7 @@ from toolkit.task import Task
 from toolkit.training import load_trained
 from toolkit.yaml_source import ConfigError
 
-DATA = "{kind: synthetic, n_train: 40, n_val: 20, n_neuroids: 5, image_px: 32, n_categories: 3}"
+DATA = "{kind: synthetic, n_train: 60, n_val: 30, n_neuroids: 5, image_px: 32, n_categories: 3}"
 READ_OUT = f"""\
 name: tiny
 dataset: {DATA}
@@ -262,7 +262,7 @@ def test_the_images_travel_with_the_weights(tmp_path, small):
     run = ran(plan, tmp_path / "run")
     dataset = data.load(**plan.train[0].options["dataset"])
     digests = dataset.stimuli.image_digests()
-    assert len(set(digests)) == len(digests) == 60
+    assert len(set(digests)) == len(digests) == 90
     trained_on = {digests[row] for row in dataset.splits["train"]}
     assert set(load_trained(file_of(small)).images) == trained_on
     assert set(load_trained(run.network_path(plan.train[0].id)).images) == trained_on
@@ -283,9 +283,9 @@ def test_a_network_is_not_tested_on_images_it_was_trained_on(tmp_path, small, pr
     use, start = (
         text.replace("WEIGHTS", f"run:{small}").replace(DATA, names) for text in (USE, START)
     )
-    n_tested = 40 if protocol == SWAPPED else 60
+    n_tested = 60 if protocol == SWAPPED else 90
     message = refusal(tmp_path, use, protocol)
-    assert f"{small.name} was trained on 40 of the {n_tested} images" in message
+    assert f"{small.name} was trained on 60 of the {n_tested} images" in message
     assert "models[0].weights: " in message and "train-00000" in message
     message = refusal(tmp_path, start, protocol)
     assert "was trained on" in message and "network.weights: " in message
@@ -300,7 +300,7 @@ def test_a_fold_does_not_start_from_another_fold_s_training(tmp_path):
     message = refusal(
         tmp_path, text, protocol, "training.small.folds=[0]", "training.tuned.folds=[1]"
     )
-    assert "trained:small was trained on 20 of the images" in message and "fold 1" in message
+    assert "trained:small was trained on 30 of the images" in message and "fold 1" in message
 
 
 def test_other_images_of_the_same_names_are_not_taken_for_those_seen(tmp_path, small):
@@ -326,7 +326,7 @@ def test_similarities_of_a_trained_network_are_of_the_images_it_has_not_seen(
     run = ran(plan, tmp_path / "run")
     (task,) = plan.encode
     _, said = read_scores(run.result_path(task.id))
-    assert said["n_test"] == 20
+    assert said["n_test"] == 30
     dataset = data.load(**task.options["dataset"])
     test = dataset.splits["val"]
     features = FeatureStore.open(run.features_path(features_id(task))).array("1")[:]
@@ -353,7 +353,7 @@ def test_similarities_of_other_networks_are_of_all_images_whatever_the_protocol(
 
 
 def test_similarities_of_too_few_unseen_images_are_refused(tmp_path):
-    text = TRAINING.replace("n_val: 20", "n_val: 3")
+    text = TRAINING.replace("n_val: 30", "n_val: 3")
     message = refusal(
         tmp_path,
         text,

@@ -17,6 +17,7 @@ import numpy as np
 from toolkit.data.dataset import shortened
 from toolkit.data.errors import DataError
 
+_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 _ARRAY_KEY = "responses"
 _NUMBER_V2 = re.compile(r"[<>|][fiu]\d+")
 _NUMBER_V3 = re.compile(r"(int|uint|float)\d+")
@@ -69,8 +70,10 @@ class StoredArray:
         import zarr
 
         try:
-            array = zarr.open_array(self.path, mode="r", zarr_format=self.zarr_format)
-            values = np.asarray(array[...])
+            # The faster pipeline of feature stores reads no big-endian numbers.
+            with zarr.config.set({"codec_pipeline.path": _PIPELINE}):
+                array = zarr.open_array(self.path, mode="r", zarr_format=self.zarr_format)
+                values = np.asarray(array[...])
             if not self.encoding:
                 return values, ()
             names = [f"axis_{axis}" for axis in range(values.ndim)]

@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 import pytest
 from fake_slurm import FakeSlurm
-from rich.console import Console
 
 from toolkit.cluster.commands import SlurmCommandError
 from toolkit.cluster.dispatch import SlurmSettings, cancel_jobs
@@ -34,6 +33,7 @@ from toolkit.cluster.profiles import SiteProfile
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.submission import recover_submissions
 from toolkit.task import TaskKind
+from toolkit.terminal import make_console
 from toolkit.verbs import local
 
 pytest_plugins = ("fake_slurm",)
@@ -84,7 +84,7 @@ def write_record(run: RunFolder, record: object) -> None:
 
 
 def stop(run: RunFolder) -> str:
-    console = Console(width=200)
+    console = make_console(width=200)
     with console.capture() as capture:
         assert local.stop(run, console) == 0
     return capture.get()

@@ -66,7 +66,7 @@ FEATURES = ["full", "average", {"keep": "projection", "n_dims": 20}]
 PROTOCOLS = [
     {"kind": "fixed"},
     {"kind": "kfold", "n_splits": 3},
-    {"kind": "stratified", "n_splits": 2},
+    {"kind": "stratified", "n_splits": 2, "train_size": 0.8},
     {"kind": "leave_one_object_out"},
 ]
 LISTS = {"dataset": DATASETS, "models": MODELS, "readouts": READOUTS, "features": FEATURES}
@@ -626,9 +626,9 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "KFoldProtocol.n_splits": ("protocol.n_splits=4",),
     "KFoldProtocol.by": ("protocol.by=object",),
     "KFoldProtocol.seed": ("protocol.seed=1",),
-    "StratifiedProtocol.n_splits": ("protocol={kind: stratified}", "protocol.n_splits=3"),
-    "StratifiedProtocol.train_size": ("protocol={kind: stratified}", "protocol.train_size=0.5"),
-    "StratifiedProtocol.seed": ("protocol={kind: stratified}", "protocol.seed=2"),
+    "StratifiedProtocol.n_splits": ("protocol={kind: stratified, train_size: 0.8}", "protocol.n_splits=3"),
+    "StratifiedProtocol.train_size": ("protocol={kind: stratified, train_size: 0.8}", "protocol.train_size=0.5"),
+    "StratifiedProtocol.seed": ("protocol={kind: stratified, train_size: 0.8}", "protocol.seed=2"),
     "ModelConfig.library": ("models.0={library: pixels}",),
     "ModelConfig.names": ("models.0.layers=auto", "models.0.names=test_byobnet"),
     "ModelConfig.weights": ("models.0.weights=CHECKPOINT",),

@@ -337,7 +337,7 @@ def test_similarities_of_a_trained_network_are_of_the_images_it_has_not_seen(
         object_names=[dataset.object_names[row] for row in test],
     )
     assert np.isclose(said["similarity"], expected, rtol=1e-4, atol=1e-4)
-    assert any("20 test images" in note for one in plan.datasets for note in one.notes)
+    assert any("30 test images" in note for one in plan.datasets for note in one.notes)
 
 
 def test_similarities_of_other_networks_are_of_all_images_whatever_the_protocol(tmp_path):

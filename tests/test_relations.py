@@ -612,6 +612,7 @@ executor: {{kind: inprocess}}
 """
 ALEXNET = "training.zoo.network={library: torchvision, names: alexnet, weights: random}"
 # Key of a class → what to change first, if anything, and the change that changes what is computed.
+STRATIFIED = "protocol={kind: stratified, train_size: 0.8}"
 DECIDES: dict[str, tuple[str, ...]] = {
     "SweepConfig.seed": ("seed=1",),
     "SyntheticDataset.n_train": ("dataset.n_train=61",),
@@ -626,9 +627,9 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "KFoldProtocol.n_splits": ("protocol.n_splits=4",),
     "KFoldProtocol.by": ("protocol.by=object",),
     "KFoldProtocol.seed": ("protocol.seed=1",),
-    "StratifiedProtocol.n_splits": ("protocol={kind: stratified, train_size: 0.8}", "protocol.n_splits=3"),
-    "StratifiedProtocol.train_size": ("protocol={kind: stratified, train_size: 0.8}", "protocol.train_size=0.5"),
-    "StratifiedProtocol.seed": ("protocol={kind: stratified, train_size: 0.8}", "protocol.seed=2"),
+    "StratifiedProtocol.n_splits": (STRATIFIED, "protocol.n_splits=3"),
+    "StratifiedProtocol.train_size": (STRATIFIED, "protocol.train_size=0.5"),
+    "StratifiedProtocol.seed": (STRATIFIED, "protocol.seed=2"),
     "ModelConfig.library": ("models.0={library: pixels}",),
     "ModelConfig.names": ("models.0.layers=auto", "models.0.names=test_byobnet"),
     "ModelConfig.weights": ("models.0.weights=CHECKPOINT",),

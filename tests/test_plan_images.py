@@ -98,3 +98,20 @@ def test_what_cannot_be_read_is_refused(folder: Path, capsys) -> None:
         assert "tiny.yaml" in text
         assert "im3.png" in text
         assert words in text
+
+
+def test_what_a_network_trained_here_sees_is_said(tmp_path: Path, capsys) -> None:
+    (tmp_path / "trained.yaml").write_text(
+        """\
+name: trained
+dataset: {kind: synthetic, n_train: 20, n_val: 10, n_neuroids: 3, image_px: 32}
+training:
+  small: {network: {library: shallow, channels: [4], input_px: 32}, recipe: {n_epochs: 1}}
+models: [{weights: "trained:small"}, {library: pixels}]
+readouts: [{kind: ridge, n_components: 3}]
+""",
+        encoding="utf-8",
+    )
+    status = main(["plan", str(tmp_path / "trained.yaml"), "--out", str(tmp_path / "run")])
+    assert status == 0
+    assert "100 % of each image's area is seen by shallow" in capsys.readouterr().out

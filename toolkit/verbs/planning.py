@@ -53,7 +53,7 @@ def shares_seen(plan_: Plan, dataset: PlannedDataset) -> list[str]:
             round(100 * share_seen(task.params["preprocessing"], size, dataset.framed))
             for size in sizes
         ]
-        networks.setdefault((min(seen), max(seen)), {})[task.params["model"]] = None
+        networks.setdefault((min(seen), max(seen)), {})[task.options["model"]] = None
     spread = ""
     if len(sizes) > 1:
         areas = sorted(sizes, key=lambda size: size[0] * size[1])

@@ -195,8 +195,10 @@ def test_no_penalty_is_least_squares_of_minimum_norm(n_components, p):
     ours = components.project(gram[np.ix_(test, train)]) @ weights + Y[train].mean(axis=0)
 
     Z = X.astype(float)
-    if n_components is None:  # scikit-learn's lstsq is the minimum-norm solution too
-        theirs = LinearRegression().fit(Z[train], Y[train]).predict(Z[test])
+    if n_components is None:
+        mean = Z[train].mean(axis=0)  # centred rows have no full rank
+        inverse = np.linalg.pinv(Z[train] - mean, rcond=1e-10)
+        theirs = (Z[test] - mean) @ inverse @ Y[train] + Y[train].mean(axis=0)
     else:
         pca = PCA(n_components, svd_solver="full").fit(Z[train])
         Z = pca.transform(Z)

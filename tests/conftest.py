@@ -17,7 +17,7 @@ threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
 
 
 # What fails most often when a version or a change breaks something, and takes little time.
-_QUICK_FILES = (
+_QUICK = (
     "architecture cluster_failures cluster_run_folder cluster_scheduler config data_dataset "
     "data_files_images data_files_responses data_formats data_nx414 data_response_tables "
     "data_synthetic data_xiao2024 data_zarr_arrays encoding_gram encoding_missing encoding_pls "
@@ -26,14 +26,15 @@ _QUICK_FILES = (
     "metrics_regression metrics_reliability metrics_similarity metrics_uncertainty models_trunks "
     "models_weights results_scores results_tables sweep_boundary task training_checkpoint "
     "training_objectives training_recipe weights_planned"
-).split()
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with many slow tests first, by turns one that waits for Slurm and one that computes."""
+    quick = _QUICK.split()
     for item in items:
         is_slow = item.get_closest_marker("slow") is not None
-        if item.path.stem.removeprefix("test_") in _QUICK_FILES and not is_slow:
+        if item.path.stem.removeprefix("test_") in quick and not is_slow:
             item.add_marker("quick")
     n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     files = sorted({item.path for item in items}, key=lambda path: (-n_slow[path], path))

@@ -135,6 +135,12 @@ def test_planning_again_asks_no_library(tmp_path: Path, monkeypatch: pytest.Monk
             "protocol.test",
             "no split 'tset'; it has train, val",
         ),
+        (
+            "protocol={kind: fixed, train: val, test: val}",
+            "protocol.test",
+            "train and test are both 'val'",
+        ),
+        ("protocol={kind: fixed, train: val}", "protocol", "write another split (train)"),
         ("protocol={kind: kfold, n_splits: 61}", "protocol.n_splits", "61 folds of 60 stimuli"),
         (
             "protocol={kind: kfold, n_splits: 61, by: object}",
@@ -400,3 +406,43 @@ def test_what_is_planned_can_be_divided(n_images: list[int], train_size: float) 
         plain = {**protocol.model_dump(), "seed": 0}
         splits = outer_splits(plain, n_stimuli=len(labels), splits={}, object_names=labels)
         assert min(len(test) for _, test in splits) >= 3
+
+
+def with_a_missing_response(folder: Path) -> str:
+    own = images_of_objects(folder, 8, 8)
+    table = (folder / "responses.csv").read_text(encoding="utf-8").splitlines()
+    table[3] = table[3].rsplit(",", 1)[0] + ","
+    (folder / "responses.csv").write_text("\n".join(table), encoding="utf-8")
+    return f"{own[:-1]}, missing_responses: mask}}"
+
+
+KFOLD = "protocol={kind: kfold, n_splits: 2}"
+
+
+@pytest.mark.parametrize("readout", ["{kind: cka}", "{kind: rdm, distance: euclidean}"])
+def test_similarities_of_missing_responses_are_refused(tmp_path: Path, readout: str) -> None:
+    own, readouts = with_a_missing_response(tmp_path), f"readouts=[{{kind: linear}}, {readout}]"
+    message = refusal(tmp_path, BASE, own, KFOLD, readouts)
+    assert "readouts[1].kind" in message and "1 response(s) of 'objects' are missing" in message
+    left_out = "exclude=[{dataset: objects, readout: cka}, {dataset: objects, readout: rdm*}]"
+    assert plan_of(tmp_path, BASE, own, KFOLD, readouts, left_out).encode
+
+
+@pytest.mark.parametrize(
+    ("readout", "said"),
+    [
+        ("{kind: ridge, alpha: shared}", "alpha: shared is one penalty for each set of neurons"),
+        ("{kind: pls, n_components: 2}", "neurons: joint is one model for each set of neurons"),
+        ("{kind: ridge}", ""),
+    ],
+)
+def test_what_missing_responses_divide_is_noted(tmp_path: Path, readout: str, said: str) -> None:
+    complete = images_of_objects(tmp_path, 8, 8)
+    readouts = f"readouts=[{readout}]"
+    (before,) = plan_of(tmp_path, BASE, complete, KFOLD, readouts).datasets
+    assert not any("are missing" in note for note in before.notes)
+    (tmp_path / "masked").mkdir()
+    own = with_a_missing_response(tmp_path / "masked")
+    (dataset,) = plan_of(tmp_path, BASE, own, KFOLD, readouts).datasets
+    found = [note for note in dataset.notes if "are missing" in note]
+    assert len(found) == bool(said) and all(said in note for note in found)

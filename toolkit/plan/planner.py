@@ -18,6 +18,7 @@ from toolkit.plan.refusals import (
     exclude_rules_without_field,
     impossible_readouts,
     indistinguishable_rows,
+    notes_on_missing_responses,
     notes_on_similarities,
     solvers_without_features,
     solvers_without_gram,
@@ -93,7 +94,14 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     datasets = [
-        replace(one, notes=(*one.notes, *notes_on_similarities(config, one, all_networks)))
+        replace(
+            one,
+            notes=(
+                *one.notes,
+                *notes_on_similarities(config, one, all_networks),
+                *notes_on_missing_responses(config, one),
+            ),
+        )
         for one in datasets
     ]
     extract: list[Task] = []

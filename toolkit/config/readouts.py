@@ -205,7 +205,7 @@ class PcaConfig(Section):
         default="auto",
         description="gram and covariance are exact; incremental and randomized are approximate, "
         "for what does not fit memory; auto: gram, or covariance where there are more than 20,000 "
-        "training stimuli and fewer features.",
+        "training stimuli and fewer features, but no missing responses and no leave_one_out.",
     )
 
 

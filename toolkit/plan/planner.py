@@ -90,7 +90,7 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     problems += list(impossible_readouts(config, source, datasets))
     problems += list(exclude_rules_without_field(config, source))
     problems += list(solvers_without_features(config, source))
-    problems += list(solvers_without_gram(config, source))
+    problems += list(solvers_without_gram(config, source, datasets))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     datasets = [

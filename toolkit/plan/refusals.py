@@ -155,7 +155,9 @@ def solvers_without_features(config: SweepConfig, source: Source) -> Iterator[st
         )
 
 
-def solvers_without_gram(config: SweepConfig, source: Source) -> Iterator[str]:
+def solvers_without_gram(
+    config: SweepConfig, source: Source, datasets: Sequence[PlannedDataset]
+) -> Iterator[str]:
     """Problems of what only a Gram matrix gives where a solver makes none."""
     solver = config.pca.solver
     if solver in ("auto", "gram"):
@@ -171,9 +173,17 @@ def solvers_without_gram(config: SweepConfig, source: Source) -> Iterator[str]:
                 f"leave_one_out needs a Gram matrix, which pca.solver {solver} does not make; "
                 "write a number of folds",
             )
+    if not any(any(getattr(one, "n_components", ())) for one in config.readouts):
+        return
+    for planned in datasets:
+        if planned.n_missing and "missing_responses" not in planned.loader:
+            yield source.problem(
+                ("pca", "solver"),
+                f"{planned.n_missing} response(s) of '{planned.name}' are missing, which needs a "
+                f"Gram matrix, and {solver} makes none; write gram",
+            )
     for i, dataset in enumerate(config.dataset):
-        reduces = any(any(getattr(one, "n_components", ())) for one in config.readouts)
-        if reduces and getattr(dataset, "missing_responses", "") == "mask":
+        if getattr(dataset, "missing_responses", "") == "mask":
             yield source.problem(
                 source.existing(("dataset", i, "missing_responses")),
                 f"masked responses need a Gram matrix, which pca.solver {solver} does not make; "

@@ -245,3 +245,10 @@ def test_a_neuroid_table_picks_the_neurons_of_an_array_by_name(params, tmp_path,
     dataset = load("files", **params, neuroid_table=neurons)
     assert (dataset.neuroid_ids, dataset.regions) == (("a3", "b9"), ("V4", "IT"))
     np.testing.assert_array_equal(dataset.responses, responses[:, [1, 3]])
+
+
+def test_an_array_that_may_name_the_rows_is_told_of(params, tmp_path, responses) -> None:
+    params["responses"] = tmp_path / "r.npz"
+    np.savez(params["responses"], responses=responses, files=np.array(IDS), depth=np.ones(4))
+    (note,) = [note for note in load("files", **params).notes if "not taken for ids" in note]
+    assert "rows: files; " in note

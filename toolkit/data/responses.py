@@ -172,7 +172,17 @@ def open_responses(
         _names_along(path, axis, sizes[axis], dimension_of.get(axis, ""))
         for axis in ("stimulus", "neuroid")
     )
-    note = f"{path}: neurons are called as the file does: {shortened(neuroids or ())}"
+    notes = []
+    if neuroids:
+        notes.append(f"{path}: neurons are called as the file does: {shortened(neuroids)}")
+    known = {*_NAMED_IN["stimulus"], *_NAMED_IN["neuroid"], *(names or ())}
+    shapes = _member_shapes(path)
+    beside = [key for key in shapes if shapes[key] == (sizes["stimulus"],) and key not in known]
+    if beside and not stimuli:
+        notes.append(
+            f"{path}: not taken for ids of the rows: {shortened(beside)}; if one of them is, call "
+            "it stimulus_id"
+        )
     return ResponseArray(
         path,
         axes,
@@ -180,7 +190,7 @@ def open_responses(
         sizes["neuroid"],
         stimulus_ids=stimuli,
         neuroid_ids=neuroids,
-        notes=(note,) if neuroids else (),
+        notes=tuple(notes),
     )
 
 
@@ -206,13 +216,7 @@ def mean_over_repetitions(repetitions: np.ndarray) -> np.ndarray:
 
 def _names_along(path: Path, axis: str, size: int, dimension: str) -> tuple[str, ...] | None:
     """What an array beside the responses calls the entries of an axis; 0, 1, 2 … are no names."""
-    match path.suffix.lower():
-        case ".npz":
-            shapes = _npz_shapes(path)
-        case ".zarr":
-            shapes = member_shapes(path)
-        case _:
-            return None
+    shapes = _member_shapes(path)
     for key in dict.fromkeys((*_NAMED_IN[axis], dimension)):
         # An array called stimulus may be the pictures.
         if key not in shapes or (len(shapes[key]) != 1 and key in (axis, dimension)):
@@ -228,6 +232,16 @@ def _names_along(path: Path, axis: str, size: int, dimension: str) -> tuple[str,
         if values.dtype.kind not in "iu" or not np.array_equal(values, np.arange(size)):
             return tuple(as_text(v) if isinstance(v, bytes) else str(v) for v in values.tolist())
     return None
+
+
+def _member_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Key → shape of the arrays in a file that may hold several."""
+    match path.suffix.lower():
+        case ".npz":
+            return _npz_shapes(path)
+        case ".zarr":
+            return member_shapes(path)
+    return {}
 
 
 def _read_names(path: Path, key: str, what: str) -> tuple[np.ndarray, tuple[str, ...] | None]:

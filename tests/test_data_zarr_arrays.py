@@ -173,3 +173,82 @@ def test_axes_called_by_the_file_are_believed(params, tmp_path, responses) -> No
     assert_refused_by_both(
         {**params, "response_axes": ["stimulus", "neuroid"]}, "calls its axes", "neuroid, stimulus"
     )
+
+
+# ---- what the file itself calls its rows and neurons
+
+ORDER = np.array([4, 0, 5, 2, 1, 3])
+NEURONS = ("a7", "a3", "b2", "b9")
+
+
+def shuffled_dataset(responses: np.ndarray, key: str, kind: str) -> xr.Dataset:
+    ids = np.array(IDS)[ORDER].astype(kind)
+    dimension = "stimulus" if key == "stimulus" else "image"
+    return xr.Dataset(
+        {"rates": ((dimension, "unit"), responses[ORDER])},
+        coords={key: (dimension, ids), "unit": list(NEURONS), "depth": ("unit", np.arange(4.0))},
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*Zarr V3 specification", "ignore:Consolidated metadata")
+@pytest.mark.filterwarnings("ignore:The data type")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("key", ["stimulus_id", "image_id", "stimulus", "image"])
+@pytest.mark.parametrize("kind", ["U4", "O", "S4"])
+def test_rows_of_a_zarr_dataset_go_by_their_ids(
+    params, tmp_path, responses, zarr_format, key, kind
+) -> None:
+    params["responses"] = tmp_path / "r.zarr"
+    shuffled_dataset(responses, key, kind).to_zarr(params["responses"], zarr_format=zarr_format)
+    dataset = load("files", **params)
+    np.testing.assert_array_equal(dataset.responses, responses)
+    assert dataset.stimuli.ids == IDS
+    assert dataset.neuroid_ids == NEURONS
+    assert any("joined to the images by stimulus_id" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("codec", [{"id": "pickle", "protocol": 5}, {"id": "json2"}])
+def test_names_that_only_a_pickle_tells_are_refused(params, tmp_path, responses, codec) -> None:
+    store, made = tmp_path / "r.zarr", tmp_path / "made"
+    group = zarr.create_group(store, zarr_format=2)
+    group.create_array("responses", data=responses)
+    malicious(store / "stimulus_id", made, dtype="|O", shape=[6], chunks=[6], filters=[codec])
+    assert_refused_by_both(
+        {**params, "responses": store}, "names its rows in stimulus_id", "cannot be read"
+    )
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("key", ["stimulus_id", "image_id"])
+def test_rows_of_an_npz_go_by_their_ids(params, tmp_path, responses, key) -> None:
+    params["responses"] = tmp_path / "r.npz"
+    ids = np.array(IDS)[ORDER]
+    np.savez(params["responses"], responses=responses[ORDER], **{key: ids}, neuroid_id=NEURONS)
+    dataset = load("files", **params)
+    np.testing.assert_array_equal(dataset.responses, responses)
+    assert dataset.neuroid_ids == NEURONS
+    np.savez(params["responses"], responses=responses, **{key: ids.astype(object)})
+    assert_refused_by_both(params, f"names its rows in {key}", "cannot be read")
+    np.savez(params["responses"], responses=responses, **{key: ids[:5]})
+    assert_refused_by_both(params, f"names its rows in {key}", "(5,)", "6 entries")
+    np.savez(params["responses"], responses=responses, **{key: np.arange(6)})
+    np.testing.assert_array_equal(load("files", **params).responses, responses)
+    np.savez(params["responses"], responses=responses, **{key: np.arange(6)[::-1]})
+    assert_refused_by_both(params, "no image for stimulus_id")
+
+
+def test_a_neuroid_table_picks_the_neurons_of_an_array_by_name(params, tmp_path, responses) -> None:
+    params["responses"] = tmp_path / "r.npz"
+    np.savez(params["responses"], responses=responses, neuroid_id=NEURONS)
+    neurons = tmp_path / "neurons.csv"
+    neurons.write_text("neuroid_id,region\nb9,IT\na3,V4\n")
+    dataset = load("files", **params, neuroid_table=neurons)
+    assert (dataset.neuroid_ids, dataset.regions) == (("a3", "b9"), ("V4", "IT"))
+    np.testing.assert_array_equal(dataset.responses, responses[:, [1, 3]])
+
+
+def test_an_array_that_may_name_the_rows_is_told_of(params, tmp_path, responses) -> None:
+    params["responses"] = tmp_path / "r.npz"
+    np.savez(params["responses"], responses=responses, files=np.array(IDS), depth=np.ones(4))
+    (note,) = [note for note in load("files", **params).notes if "not taken for ids" in note]
+    assert "rows: files; " in note

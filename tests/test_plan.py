@@ -19,6 +19,7 @@ from toolkit.encoding import outer_splits
 from toolkit.features.forms import johnson_lindenstrauss_dims
 from toolkit.plan import Plan, features_id, make_plan
 from toolkit.plan.datasets import refuse_few_tested
+from toolkit.plan.refusals import solvers_without_gram
 from toolkit.verbs.loading import load_sweep, solver_reasons
 from toolkit.yaml_source import ConfigError, Place, Source
 
@@ -135,6 +136,12 @@ def test_planning_again_asks_no_library(tmp_path: Path, monkeypatch: pytest.Monk
             "protocol.test",
             "no split 'tset'; it has train, val",
         ),
+        (
+            "protocol={kind: fixed, train: val, test: val}",
+            "protocol.test",
+            "train and test are both 'val'",
+        ),
+        ("protocol={kind: fixed, train: val}", "protocol", "write another split (train)"),
         ("protocol={kind: kfold, n_splits: 61}", "protocol.n_splits", "61 folds of 60 stimuli"),
         (
             "protocol={kind: kfold, n_splits: 61, by: object}",
@@ -400,3 +407,71 @@ def test_what_is_planned_can_be_divided(n_images: list[int], train_size: float) 
         plain = {**protocol.model_dump(), "seed": 0}
         splits = outer_splits(plain, n_stimuli=len(labels), splits={}, object_names=labels)
         assert min(len(test) for _, test in splits) >= 3
+
+
+def with_a_missing_response(folder: Path, *n_images: int) -> str:
+    own = images_of_objects(folder, *n_images)
+    table = (folder / "responses.csv").read_text(encoding="utf-8").splitlines()
+    table[3] = table[3].rsplit(",", 1)[0] + ","
+    (folder / "responses.csv").write_text("\n".join(table), encoding="utf-8")
+    return f"{own[:-1]}, missing_responses: mask}}"
+
+
+KFOLD = "protocol={kind: kfold, n_splits: 2}"
+
+
+@pytest.mark.parametrize("readout", ["{kind: cka}", "{kind: rdm, distance: euclidean}"])
+def test_similarities_of_missing_responses_are_refused(tmp_path: Path, readout: str) -> None:
+    own, readouts = (
+        with_a_missing_response(tmp_path, 8, 8),
+        f"readouts=[{{kind: linear}}, {readout}]",
+    )
+    message = refusal(tmp_path, BASE, own, KFOLD, readouts)
+    assert "readouts[1].kind" in message and "1 response(s) of 'objects' are missing" in message
+    left_out = "exclude=[{dataset: objects, readout: cka}, {dataset: objects, readout: rdm*}]"
+    assert plan_of(tmp_path, BASE, own, KFOLD, readouts, left_out).encode
+
+
+@pytest.mark.parametrize(
+    ("readout", "said"),
+    [
+        ("{kind: ridge, alpha: shared}", "alpha: shared is one penalty for each set of neurons"),
+        ("{kind: pls, n_components: 2}", "neurons: joint is one model for each set of neurons"),
+        ("{kind: ridge}", ""),
+    ],
+)
+def test_what_missing_responses_divide_is_noted(tmp_path: Path, readout: str, said: str) -> None:
+    complete = images_of_objects(tmp_path, 8, 8)
+    readouts = f"readouts=[{readout}]"
+    (before,) = plan_of(tmp_path, BASE, complete, KFOLD, readouts).datasets
+    assert not any("are missing" in note for note in before.notes)
+    (tmp_path / "masked").mkdir()
+    own = with_a_missing_response(tmp_path / "masked", 8, 8)
+    (dataset,) = plan_of(tmp_path, BASE, own, KFOLD, readouts).datasets
+    found = [note for note in dataset.notes if "are missing" in note]
+    assert len(found) == bool(said) and all(said in note for note in found)
+
+
+def test_auto_takes_the_gram_matrix_where_nothing_else_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.plan.tasks._LARGEST_GRAM", 10)
+
+    def solvers(folder: Path, *overrides: str) -> set[str]:
+        average = "models.0.features=average"
+        plan = plan_of(folder, BASE, "models.0.layers=[layer1]", average, *overrides, KFOLD)
+        return {task.params["solver"] for task in plan.encode}
+
+    complete = images_of_objects(tmp_path, 90, 90)
+    assert solvers(tmp_path, complete) == {"covariance"}
+    assert solvers(tmp_path, complete, "readouts.0.folds=leave_one_out") == {"gram"}
+    (tmp_path / "masked").mkdir()
+    assert solvers(tmp_path, with_a_missing_response(tmp_path / "masked", 90, 90)) == {"gram"}
+
+
+def test_missing_responses_that_no_key_tells_of_need_a_gram_matrix(tmp_path: Path) -> None:
+    (planned,) = plan_of(tmp_path).datasets
+    config, source = load_config(tmp_path / "sweep.yaml", ["pca.solver=covariance"])
+    assert not list(solvers_without_gram(config, source, [planned]))
+    (problem,) = solvers_without_gram(config, source, [replace(planned, n_missing=7)])
+    assert "pca.solver" in problem and "7 response(s) of 'synthetic' are missing" in problem

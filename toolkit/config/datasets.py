@@ -158,7 +158,10 @@ class FilesDataset(Section):
     kind: Literal["files"] = Field(description="Image files and a response array or table.")
     name: str = Field(description="Name in the results.")
     images: FilePath = Field(description="Folder, .zip, or a table with a column of file names.")
-    responses: FilePath = Field(description=".npy, .npz, .csv, .parquet or .zarr.")
+    responses: FilePath = Field(
+        description=".npy, .npz, .csv, .parquet or .zarr; rows are matched by stimulus_id where "
+        "the file has it."
+    )
     response_axes: tuple[Literal["stimulus", "neuroid", "repetition"], ...] | None = Field(
         default=None,
         description="What each axis of the response array is; stimulus, neuroid if left out.",

@@ -60,13 +60,18 @@ Components = Annotated[
 ]
 _COMPONENTS = "Principal components first; null for all features."
 _NAME = "Name in the results; made from the other keys if left out."
+_NAME_BESIDE_COMPONENTS = (
+    "Name in the results, where a number of components is added to it: {}; made from the other "
+    "keys if left out."
+)
+_NAME_ON_COMPONENTS = _NAME_BESIDE_COMPONENTS.format("pca10-NAME for n_components: 10")
 
 
 class RidgeReadout(Section):
     """Ridge regression on principal components or, without them, on all features."""
 
     kind: Literal["ridge"] = Field(description="Ridge regression.")
-    name: str | None = Field(default=None, description=_NAME)
+    name: str | None = Field(default=None, description=_NAME_ON_COMPONENTS)
     n_components: Components = Field(default=(None,), description=_COMPONENTS)
     alphas: Alphas = Field(
         default="auto",
@@ -75,7 +80,9 @@ class RidgeReadout(Section):
         "the features' units are.",
     )
     alpha: Literal["per_neuron", "shared"] = Field(
-        default="per_neuron", description="One penalty for each neuron, or one for all."
+        default="per_neuron",
+        description="One penalty for each neuron, or one for all. Where responses are missing, "
+        "shared is one for each set of neurons that have responses to the same images.",
     )
     folds: Annotated[int, Field(ge=2)] | Literal["leave_one_out"] = Field(
         default=5, description="Folds of the training stimuli that choose alpha, or leave_one_out."
@@ -111,7 +118,7 @@ class LinearReadout(Section):
     """Ordinary least squares; of minimum norm where features outnumber stimuli."""
 
     kind: Literal["linear"] = Field(description="Least squares.")
-    name: str | None = Field(default=None, description=_NAME)
+    name: str | None = Field(default=None, description=_NAME_ON_COMPONENTS)
     n_components: Components = Field(default=(None,), description=_COMPONENTS)
 
     def variants(self, _seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -124,12 +131,14 @@ class PlsReadout(Section):
     """Partial least squares on all features, as Brain-Score's IT benchmark uses it."""
 
     kind: Literal["pls"] = Field(description="Partial least squares.")
-    name: str | None = Field(default=None, description=_NAME)
+    name: str | None = Field(default=None, description=_NAME_BESIDE_COMPONENTS.format("NAME25"))
     n_components: Annotated[
         tuple[PositiveInt, ...], BeforeValidator(as_list), Field(min_length=1)
     ] = Field(default=(25,), description="Latent components.")
     neurons: Literal["joint", "separate"] = Field(
-        default="joint", description="One model of all neurons, or one for each."
+        default="joint",
+        description="One model of all neurons, or one for each. Where responses are missing, "
+        "joint is one for each set of neurons that have responses to the same images.",
     )
     tolerance: PositiveFloat | None = Field(
         default=None,
@@ -196,7 +205,7 @@ class PcaConfig(Section):
         default="auto",
         description="gram and covariance are exact; incremental and randomized are approximate, "
         "for what does not fit memory; auto: gram, or covariance where there are more than 20,000 "
-        "training stimuli and fewer features.",
+        "training stimuli and fewer features, but no missing responses and no leave_one_out.",
     )
 
 

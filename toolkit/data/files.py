@@ -24,7 +24,7 @@ from toolkit.data.images import (
     source_at,
 )
 from toolkit.data.naming import matched, natural_key, unmatched
-from toolkit.data.response_tables import ResponseTable
+from toolkit.data.response_tables import ResponseTable, are_numbers
 from toolkit.data.responses import ResponseArray, Responses, open_responses
 from toolkit.data.tables import (
     TABLE_SUFFIXES,
@@ -62,8 +62,9 @@ def load(
         A folder (searched at any depth), a ``.zip``, or a ``.csv``/``.parquet`` stimulus table
         whose column ``filename`` names the files relative to the table.
     responses
-        ``.npy``, ``.npz`` or ``.zarr`` array, or a ``.csv``/``.parquet`` table with a column
-        ``stimulus_id`` (matched to the images) and one column per neuroid.
+        ``.npy``, ``.npz`` or ``.zarr`` array (matched to the images by an array ``stimulus_id``,
+        ``image_id`` or ``stimulus`` beside it, if there is one), or a ``.csv``/``.parquet`` table
+        with a column ``stimulus_id`` (matched to the images) and one column per neuroid.
     response_axes
         What each axis of a response array is, in its order: ``stimulus``, ``neuroid`` and perhaps
         ``repetition``. NaN in a repetition means not presented. None means what the file calls its
@@ -80,7 +81,8 @@ def load(
         ``split``. Images that it does not name are left out.
     neuroid_table
         ``.csv`` or ``.parquet`` with a column ``neuroid_id``, in the order of the array's axis
-        (matched by id to the columns of a response table), and optionally ``region``.
+        (matched by id to the columns of a response table, and to the neurons of an array whose
+        file names them), and optionally ``region``.
     image_order
         Which order the stimulus axis of a response array follows: ``"table"``, the rows of the
         stimulus table; ``"natural"``, file names with numbers by value (``a2`` before ``a10``); or
@@ -99,7 +101,8 @@ def load(
     -------
     NeuralDataset
         Stimulus ids are the table's, or the files' relative paths without suffix; neuroid ids those
-        of the neuroid table or the columns, or made from positions and the responses' content.
+        of the responses' file, else of the neuroid table, else made from positions and the
+        responses' content.
 
     Raises
     ------
@@ -226,18 +229,20 @@ def _inspect(
     neurons = None if neuroid_table is None else Path(neuroid_table)
     ids, regions = (None, None) if neurons is None else read_neuroid_table(neurons)
     found = open_responses(path, response_axes, neuroid_columns, ids)
-    is_joined = isinstance(found, ResponseTable)
+    is_joined = found.stimulus_ids is not None
     if not isinstance(found, ResponseTable):
+        found = found if ids is None else found.of_neuroids(ids)
         _refuse_other_sizes(found, ids, len(listing.ids), stimulus_table or images, neuroid_table)
     listing, pairing = _paired(listing, path, Path(images), table_path, image_order, is_joined)
     if isinstance(found, ResponseTable):
-        names, are_positions = found.columns, ids is None and found.is_numbered
+        names, are_positions = found.columns, ids is None and are_numbers(found.columns)
         values, notes = found.in_order_of(listing.ids)
         responses_found: ResponseArray | Responses = Responses(values, None, found.notes + notes)
     else:
-        names = ids or tuple(f"neuroid-{i:03d}" for i in range(found.n_neuroids))
-        are_positions = ids is None
-        responses_found = found
+        called = found.neuroid_ids or ids
+        names = called or tuple(f"neuroid-{i:03d}" for i in range(found.n_neuroids))
+        are_positions = ids is None and (called is None or are_numbers(called))
+        responses_found = found.in_order_of(listing.ids)
     if regions is not None and region:
         raise DataError(f"{neuroid_table}: has a column region, so leave out region={region!r}")
     region_of = dict(zip(ids or (), regions or (), strict=False))
@@ -258,7 +263,7 @@ def _refuse_other_sizes(
     images: str | Path,
     neuroid_table: str | Path | None,
 ) -> None:
-    if array.n_stimuli != n_images:
+    if array.stimulus_ids is None and array.n_stimuli != n_images:
         raise DataError(
             f"{array.path}: responses to {array.n_stimuli} stimuli, but {images} gives {n_images} "
             "images; the numbers must be equal (response_axes says which axis of an array is which)"

@@ -55,55 +55,64 @@ class ResponseTable:
     values: np.ndarray
     notes: tuple[str, ...]
 
-    @property
-    def is_numbered(self) -> bool:
-        """Whether its columns are called 0, 1, 2 … (or V1, Var1), as of an array without names."""
-        matches = map(_COLUMN_NUMBER.fullmatch, self.columns)
-        numbers = sorted(int(match[1]) if match else -1 for match in matches)
-        return numbers[0] in (0, 1) and bool(np.all(np.diff(numbers) == 1))
-
     def in_order_of(self, images: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Values in the order of the images, matched by id.
+        """Values in the order of the images, float64 (n_images, n_columns); see `rows_of`."""
+        rows, notes = rows_of(self.path, self.stimulus_ids, images)
+        return self.values[rows], notes
 
-        Ids that differ only in folder, suffix, or leading zeros are matched if that is clear.
 
-        Returns
-        -------
-        float64 (n_images, n_columns), and a line that says so if ids were not equal.
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether neurons are called 0, 1, 2 … (or V1, Var1), as those of an array without names."""
+    matches = map(_COLUMN_NUMBER.fullmatch, names)
+    numbers = sorted(int(match[1]) if match else -1 for match in matches)
+    return numbers[0] in (0, 1) and bool(np.all(np.diff(numbers) == 1))
 
-        Raises
-        ------
-        DataError
-            If the ids are not those of the images.
-        """
-        rows = _spelled_as(self.stimulus_ids, images)
-        self._check_ids(images, rows)
-        row_of = {row: position for position, row in enumerate(rows)}
-        pairs = zip(self.stimulus_ids, rows, strict=True)
-        differing = [f"{row!r} for image {image!r}" for row, image in pairs if row != image]
-        note = f"{self.path}: {_ID_COLUMN} is taken, {shortened(differing)}"
-        return self.values[[row_of[image] for image in images]], (note,) if differing else ()
 
-    def _check_ids(self, images: Sequence[str], rows: Sequence[str]) -> None:
-        try:
-            check_unique(rows, _ID_COLUMN, self.path)
-        except DataError as error:
-            raise DataError(
-                f"{error}; average its rows, or give an array with an axis repetition"
-            ) from error
-        known, present = set(images), set(rows)
-        without_image = [row for row in rows if row not in known]
-        if without_image:
-            raise DataError(
-                f"{self.path}: no image for {_ID_COLUMN} {unmatched(without_image, images)}; "
-                f"there are {len(images)} images"
-            )
-        without_response = [repr(i) for i in images if i not in present]
-        if without_response:
-            raise DataError(
-                f"{self.path}: {len(rows)} rows for {len(images)} images; no row for "
-                f"{_ID_COLUMN} {shortened(without_response)}"
-            )
+def rows_of(
+    path: Path, stimulus_ids: Sequence[str], images: Sequence[str]
+) -> tuple[list[int], tuple[str, ...]]:
+    """Which row of a file is the response to each image, matched by id.
+
+    Ids that differ only in folder, suffix, or leading zeros are matched if that is clear.
+
+    Returns
+    -------
+    (n_images,) rows, and a line that says so if ids were not equal.
+
+    Raises
+    ------
+    DataError
+        If the ids are not those of the images.
+    """
+    rows = _spelled_as(stimulus_ids, images)
+    _check_ids(path, images, rows)
+    row_of = {row: position for position, row in enumerate(rows)}
+    pairs = zip(stimulus_ids, rows, strict=True)
+    differing = [f"{row!r} for image {image!r}" for row, image in pairs if row != image]
+    note = f"{path}: {_ID_COLUMN} is taken, {shortened(differing)}"
+    return [row_of[image] for image in images], (note,) if differing else ()
+
+
+def _check_ids(path: Path, images: Sequence[str], rows: Sequence[str]) -> None:
+    try:
+        check_unique(rows, _ID_COLUMN, path)
+    except DataError as error:
+        raise DataError(
+            f"{error}; average its rows, or give an array with an axis repetition"
+        ) from error
+    known, present = set(images), set(rows)
+    without_image = [row for row in rows if row not in known]
+    if without_image:
+        raise DataError(
+            f"{path}: no image for {_ID_COLUMN} {unmatched(without_image, images)}; "
+            f"there are {len(images)} images"
+        )
+    without_response = [repr(i) for i in images if i not in present]
+    if without_response:
+        raise DataError(
+            f"{path}: {len(rows)} rows for {len(images)} images; no row for "
+            f"{_ID_COLUMN} {shortened(without_response)}"
+        )
 
 
 def read_response_table(
@@ -139,7 +148,7 @@ def read_response_table(
     if neuroid_columns is not None:
         chosen = _matching(path, candidates, neuroid_columns)
     elif neuroid_ids is not None:
-        chosen = _called(path, candidates, neuroid_ids)
+        chosen = called(path, candidates, neuroid_ids)
     else:
         chosen = [name for name in candidates if not _ROW_NUMBERS.fullmatch(name)]
         if not chosen:
@@ -175,7 +184,14 @@ def _matching(path: Path, candidates: Sequence[str], patterns: Sequence[str]) ->
     return [name for name in candidates if name in chosen]
 
 
-def _called(path: Path, candidates: Sequence[str], neuroid_ids: Sequence[str]) -> list[str]:
+def called(path: Path, candidates: Sequence[str], neuroid_ids: Sequence[str]) -> list[str]:
+    """Those neurons of a file that a neuroid table names, in the order of the file.
+
+    Raises
+    ------
+    DataError
+        If the file lacks one.
+    """
     missing = [repr(name) for name in neuroid_ids if name not in set(candidates)]
     if missing:
         raise DataError(

@@ -6,18 +6,26 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from toolkit.data.dataset import shortened
 from toolkit.data.errors import DataError, MissingDataError
-from toolkit.data.response_tables import ResponseTable, read_response_table
+from toolkit.data.hdf5 import as_text
+from toolkit.data.response_tables import ResponseTable, called, read_response_table, rows_of
 from toolkit.data.tables import TABLE_SUFFIXES
-from toolkit.data.zarr_arrays import only_key, stored_array
+from toolkit.data.zarr_arrays import member_shapes, only_key, stored_array, stored_names
 
 _AXES = ("stimulus", "neuroid", "repetition")
 _ARRAY_SUFFIXES = (".npy", ".npz", ".zarr")
+_WRITE_NAMES = "write it as text (not as objects), or leave it out if rows go by position"
+# What arrays beside the responses are called that name the entries of an axis, best first.
+_NAMED_IN = {
+    "stimulus": ("stimulus_id", "stimulus_ids", "image_id", "image_ids", "stimulus"),
+    "neuroid": ("neuroid_id", "neuroid_ids", "neuroid"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,50 @@ class ResponseArray:
         What each axis is.
     n_stimuli, n_neuroids
         Its size.
+    stimulus_ids, neuroid_ids
+        What the file itself calls its stimuli and neurons; None where it does not.
+    rows, columns
+        Which stimuli and neurons to read, in this order; None for all.
+    notes
+        What was taken for granted.
     """
 
     path: Path
     axes: tuple[str, ...]
     n_stimuli: int
     n_neuroids: int
+    stimulus_ids: tuple[str, ...] | None = None
+    neuroid_ids: tuple[str, ...] | None = None
+    rows: Sequence[int] | None = None
+    columns: Sequence[int] | None = None
+    notes: tuple[str, ...] = ()
+
+    def in_order_of(self, images: Sequence[str]) -> ResponseArray:
+        """Same responses in the order of the images, matched by the file's ids if it has some.
+
+        Raises
+        ------
+        DataError
+            If the ids are not those of the images.
+        """
+        if self.stimulus_ids is None:
+            return self
+        rows, notes = rows_of(self.path, self.stimulus_ids, images)
+        return replace(self, rows=rows, notes=self.notes + notes)
+
+    def of_neuroids(self, neuroid_ids: Sequence[str]) -> ResponseArray:
+        """Responses of those neurons that a neuroid table names, if the file names its own.
+
+        Raises
+        ------
+        DataError
+            If the file lacks one.
+        """
+        if self.neuroid_ids is None:
+            return self
+        chosen = called(self.path, self.neuroid_ids, neuroid_ids)
+        columns = [self.neuroid_ids.index(name) for name in chosen]
+        return replace(self, neuroid_ids=tuple(chosen), columns=columns, n_neuroids=len(chosen))
 
     def read(self) -> Responses:
         """Read the values; see :class:`Responses`.
@@ -48,6 +94,7 @@ class ResponseArray:
             If they are not real numbers, or cannot be read.
         """
         values, notes = _read_array(self.path)
+        notes = self.notes + notes
         if values.dtype.kind not in "fiu":
             raise DataError(f"{self.path}: values are {values.dtype}, expected real numbers")
         if values.dtype.kind in "iu" and values.size:
@@ -56,6 +103,8 @@ class ResponseArray:
                 "means that there is no response, write NaN instead",
             )
         values = values.transpose([self.axes.index(axis) for axis in _AXES if axis in self.axes])
+        values = values if self.rows is None else values[self.rows]
+        values = values if self.columns is None else values[:, self.columns]
         if values.ndim == 2:
             return Responses(np.ascontiguousarray(values, dtype=np.float64), None, notes)
         is_single = values.dtype.kind == "f" and values.dtype.itemsize == 4
@@ -118,7 +167,31 @@ def open_responses(
     shape, names = _array_shape(path)
     axes = _checked_axes(path, axes, shape, names)
     sizes = dict(zip(axes, shape, strict=True))
-    return ResponseArray(path, axes, sizes["stimulus"], sizes["neuroid"])
+    dimension_of = dict(zip(axes, names or (), strict=False))
+    stimuli, neuroids = (
+        _names_along(path, axis, sizes[axis], dimension_of.get(axis, ""))
+        for axis in ("stimulus", "neuroid")
+    )
+    notes = []
+    if neuroids:
+        notes.append(f"{path}: neurons are called as the file does: {shortened(neuroids)}")
+    known = {*_NAMED_IN["stimulus"], *_NAMED_IN["neuroid"], *(names or ())}
+    shapes = _member_shapes(path)
+    beside = [key for key in shapes if shapes[key] == (sizes["stimulus"],) and key not in known]
+    if beside and not stimuli:
+        notes.append(
+            f"{path}: not taken for ids of the rows: {shortened(beside)}; if one of them is, call "
+            "it stimulus_id"
+        )
+    return ResponseArray(
+        path,
+        axes,
+        sizes["stimulus"],
+        sizes["neuroid"],
+        stimulus_ids=stimuli,
+        neuroid_ids=neuroids,
+        notes=tuple(notes),
+    )
 
 
 def mean_over_repetitions(repetitions: np.ndarray) -> np.ndarray:
@@ -139,6 +212,51 @@ def mean_over_repetitions(repetitions: np.ndarray) -> np.ndarray:
         total = np.nansum(values, axis=1, dtype=np.float64)
         mean[stimulus] = total / np.where(n_presented == 0, np.nan, n_presented)
     return mean
+
+
+def _names_along(path: Path, axis: str, size: int, dimension: str) -> tuple[str, ...] | None:
+    """What an array beside the responses calls the entries of an axis; 0, 1, 2 … are no names."""
+    shapes = _member_shapes(path)
+    for key in dict.fromkeys((*_NAMED_IN[axis], dimension)):
+        # An array called stimulus may be the pictures.
+        if key not in shapes or (len(shapes[key]) != 1 and key in (axis, dimension)):
+            continue
+        what = f"{path}: names its {'rows' if axis == 'stimulus' else 'neurons'} in {key}, which"
+        values, along = _read_names(path, key, what)
+        if values.shape != (size,) or (along and dimension and along != (dimension,)):
+            raise DataError(
+                f"{what} has shape {values.shape}{f' along {along[0]}' if along else ''}, but the "
+                f"{axis} axis has {size} entries{f' along {dimension}' if dimension else ''}; "
+                "response_axes says which axis of an array is which"
+            )
+        if values.dtype.kind not in "iu" or not np.array_equal(values, np.arange(size)):
+            return tuple(as_text(v) if isinstance(v, bytes) else str(v) for v in values.tolist())
+    return None
+
+
+def _member_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Key → shape of the arrays in a file that may hold several."""
+    match path.suffix.lower():
+        case ".npz":
+            return _npz_shapes(path)
+        case ".zarr":
+            return member_shapes(path)
+    return {}
+
+
+def _read_names(path: Path, key: str, what: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Texts or whole numbers, and what the file calls their axes."""
+    try:
+        if path.suffix.lower() == ".zarr":
+            stored = stored_names(path, key)
+            return stored.read()[0], stored.dimensions
+        with _numpy_errors(path), np.load(path, allow_pickle=False) as archive:
+            values = archive[key]
+    except DataError as error:
+        raise DataError(f"{what} cannot be read; {_WRITE_NAMES} ({error})") from error
+    if values.dtype.kind not in "iuUS":
+        raise DataError(f"{what} cannot be read, for it is {values.dtype}; {_WRITE_NAMES}")
+    return values, None
 
 
 def _checked_axes(
@@ -180,7 +298,8 @@ def _array_shape(path: Path) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
             with _numpy_errors(path):
                 return np.load(path, mmap_mode="r", allow_pickle=False).shape, None
         case ".npz":
-            return _npz_shape(path), None
+            shapes = _npz_shapes(path)
+            return shapes[only_key(path, shapes)], None
         case ".zarr":
             found = stored_array(path)
             return found.shape, found.dimensions
@@ -194,24 +313,27 @@ def _read_array(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     match path.suffix.lower():
         case ".npz":
             with _numpy_errors(path), np.load(path, allow_pickle=False) as archive:
-                return archive[only_key(path, archive.files)], ()
+                return archive[only_key(path, _npz_shapes(path))], ()
         case ".zarr":
             return stored_array(path).read()
     with _numpy_errors(path):
         return np.load(path, allow_pickle=False), ()
 
 
-def _npz_shape(path: Path) -> tuple[int, ...]:
+def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Key → shape of the arrays of an archive, from their headers."""
+    shapes = {}
     with _numpy_errors(path), zipfile.ZipFile(path) as archive:
-        key = only_key(path, [name.removesuffix(".npy") for name in archive.namelist()])
-        with archive.open(f"{key}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            return read(member)[0]
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                version = np.lib.format.read_magic(member)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shapes[name.removesuffix(".npy")] = read(member)[0]
+    return shapes
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ _PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 _ARRAY_KEY = "responses"
 _NUMBER_V2 = re.compile(r"[<>|][fiu]\d+")
 _NUMBER_V3 = re.compile(r"(int|uint|float)\d+")
+# Whole numbers, and texts that are stored as nothing but their characters.
+_NAME_V2 = re.compile(r"[<>|][iuUS]\d+")
+_NAME_V3 = re.compile(r"(int|uint)\d+|string|fixed_length_utf32|null_terminated_bytes")
+_TEXT_CODEC = "vlen-utf8"
 # Codecs turn bytes into numbers; some (pickle, json2 of objects) run or build what the file says.
 _COMPRESSORS = frozenset({"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"})
 _FILTERS = frozenset(
@@ -104,7 +108,7 @@ def stored_array(path: Path) -> StoredArray:
     found = _array_at(path)
     if found is not None:
         return found
-    members = sorted(child.name for child in path.iterdir() if _is_array(child))
+    members = member_shapes(path)
     if not members:
         raise DataError(f"{path}: not a readable zarr store (no array in it)")
     member = _array_at(path / only_key(path, members))
@@ -112,12 +116,38 @@ def stored_array(path: Path) -> StoredArray:
     return member
 
 
-def only_key(path: Path, keys: Sequence[str]) -> str:
-    """Key of the responses among several arrays: the only one, or the one called so."""
-    if len(keys) == 1:
-        return keys[0]
+def stored_names(path: Path, key: str) -> StoredArray:
+    """Find an array of texts or whole numbers in a group, with the cautions of `stored_array`.
+
+    Raises
+    ------
+    DataError
+        If its values are others, or stored with a codec that is not known to be harmless.
+    """
+    found = _array_at(path / key, are_names=True)
+    assert found is not None
+    return replace(found, encoding={})
+
+
+def member_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Key → shape of the arrays of a group; empty if ``path`` is an array itself."""
+    shapes = {}
+    for child in sorted(path.iterdir()):
+        if not _is_array(path) and _is_array(child):
+            document = child / "zarr.json"
+            shape = _json(document if document.is_file() else child / ".zarray").get("shape")
+            shapes[child.name] = tuple(shape) if isinstance(shape, list) else ()
+    return shapes
+
+
+def only_key(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Key of the responses: the only array, the one called so, or the only one with two axes."""
+    keys = list(shapes)
     if _ARRAY_KEY in keys:
         return _ARRAY_KEY
+    candidates = [key for key in keys if len(keys) == 1 or len(shapes[key]) >= 2]
+    if len(candidates) == 1:
+        return candidates[0]
     raise DataError(f"{path}: has arrays {shortened(keys)}; call the responses {_ARRAY_KEY!r}")
 
 
@@ -128,16 +158,16 @@ def _is_array(folder: Path) -> bool:
     return document.is_file() and _json(document).get("node_type") == "array"
 
 
-def _array_at(folder: Path) -> StoredArray | None:
+def _array_at(folder: Path, *, are_names: bool = False) -> StoredArray | None:
     """What the metadata in a folder say, if they are those of an array."""
     if not _is_array(folder):
         return None
     document = folder / "zarr.json"
     try:
         if document.is_file():
-            return _of_format_3(folder, _json(document))
+            return _of_format_3(folder, _json(document), are_names)
         document = folder / ".zarray"
-        return _of_format_2(folder, _json(document))
+        return _of_format_2(folder, _json(document), are_names)
     except DataError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
@@ -154,9 +184,13 @@ def _json(document: Path) -> dict[str, Any]:
     return content
 
 
-def _of_format_2(folder: Path, array: Mapping[str, Any]) -> StoredArray:
+def _of_format_2(folder: Path, array: Mapping[str, Any], are_names: bool) -> StoredArray:
     stored = [codec["id"] for codec in (*(array["filters"] or ()), array["compressor"]) if codec]
-    _refuse_unsafe(folder, array["dtype"], _NUMBER_V2, stored, _CODECS_V2)
+    if are_names and array["dtype"] == "|O" and stored[:1] == [_TEXT_CODEC]:
+        _refuse_codecs(folder, stored[1:], _COMPRESSORS)
+    else:
+        _refuse_type(folder, array["dtype"], _NAME_V2 if are_names else _NUMBER_V2)
+        _refuse_codecs(folder, stored, _CODECS_V2)
     attributes = _json(folder / ".zattrs") if (folder / ".zattrs").is_file() else {}
     dimensions = attributes.get("_ARRAY_DIMENSIONS")
     if dimensions is not None and array["fill_value"] is not None:
@@ -165,11 +199,15 @@ def _of_format_2(folder: Path, array: Mapping[str, Any]) -> StoredArray:
     return StoredArray(folder, 2, tuple(array["shape"]), _names(dimensions), _encoding(attributes))
 
 
-def _of_format_3(folder: Path, array: Mapping[str, Any]) -> StoredArray:
+def _of_format_3(folder: Path, array: Mapping[str, Any], are_names: bool) -> StoredArray:
     if array.get("storage_transformers"):
         raise DataError(f"{folder}: has storage transformers, which are not known")
     codecs = _codec_names(array["codecs"])
-    _refuse_unsafe(folder, array["data_type"], _NUMBER_V3, codecs, _CODECS_V3)
+    data_type = array["data_type"]
+    if are_names and isinstance(data_type, Mapping):
+        data_type = data_type.get("name")
+    _refuse_type(folder, data_type, _NAME_V3 if are_names else _NUMBER_V3)
+    _refuse_codecs(folder, codecs, _CODECS_V3 | ({_TEXT_CODEC} if are_names else set()))
     dimensions = _names(array.get("dimension_names"))
     encoding = _encoding(array.get("attributes", {}))
     return StoredArray(folder, 3, tuple(array["shape"]), dimensions, encoding)
@@ -187,15 +225,14 @@ def _codec_names(codecs: Sequence[Any]) -> list[str]:
     return found
 
 
-def _refuse_unsafe(
-    folder: Path,
-    data_type: object,
-    number: re.Pattern[str],
-    codecs: Sequence[str],
-    known: frozenset[str],
-) -> None:
-    if not isinstance(data_type, str) or not number.fullmatch(data_type):
-        raise DataError(f"{folder}: values are {data_type!r}, expected real numbers")
+def _refuse_type(folder: Path, data_type: object, known: re.Pattern[str]) -> None:
+    if not isinstance(data_type, str) or not known.fullmatch(data_type):
+        are_names = known in (_NAME_V2, _NAME_V3)
+        expected = "texts or whole numbers" if are_names else "real numbers"
+        raise DataError(f"{folder}: values are {data_type!r}, expected {expected}")
+
+
+def _refuse_codecs(folder: Path, codecs: Sequence[str], known: frozenset[str]) -> None:
     unknown = [repr(codec) for codec in codecs if codec not in known]
     if unknown:
         raise DataError(

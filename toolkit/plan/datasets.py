@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from toolkit.config import (
     DatasetConfig,
     FixedProtocol,
@@ -61,6 +63,8 @@ class PlannedDataset:
         no network of the config has been or will be trained.
     unscored
         Content of the splits without responses that trainings predict: name → digest.
+    n_missing
+        Responses that are missing; 0 without the files.
     """
 
     name: str
@@ -82,6 +86,7 @@ class PlannedDataset:
     images: tuple[str, ...] = field(default=(), repr=False)
     splits: tuple[Split, ...] = field(default=(), repr=False, compare=False)
     unscored: Mapping[str, str] = field(default_factory=dict)
+    n_missing: int = 0
 
     @property
     def is_present(self) -> bool:
@@ -149,6 +154,7 @@ def plan_dataset(config: SweepConfig, source: Source, index: int) -> PlannedData
         framed=stimuli.framed,
         sizes_px=sizes_px,
         unscored=_unscored(config, loaded, loader),
+        n_missing=int(np.isnan(loaded.responses).sum()),
         **(_rows(config, source, loaded) if _has_trained_networks(config) else {}),
     )
 
@@ -394,6 +400,14 @@ def _refuse_divided_images(config: SweepConfig, source: Source, loader: Mapping[
 
 
 def _n_train_fixed(protocol: FixedProtocol, source: Source, sizes: dict[str, int]) -> int:
+    if protocol.train == protocol.test:
+        others = [split for split in sizes if split != protocol.train]
+        write = f"another split ({', '.join(others)})" if others else "protocol: {kind: kfold}"
+        raise source.error(
+            source.existing(("protocol", "test")),
+            f"train and test are both '{protocol.test}', so what is fitted would be tested on the "
+            f"same images; write {write}",
+        )
     for key, split in (("train", protocol.train), ("test", protocol.test)):
         if split not in sizes:
             have = ", ".join(sizes) or "none: use protocol: {kind: kfold}"

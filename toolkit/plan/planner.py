@@ -18,6 +18,7 @@ from toolkit.plan.refusals import (
     exclude_rules_without_field,
     impossible_readouts,
     indistinguishable_rows,
+    notes_on_missing_responses,
     notes_on_similarities,
     solvers_without_features,
     solvers_without_gram,
@@ -89,11 +90,18 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     problems += list(impossible_readouts(config, source, datasets))
     problems += list(exclude_rules_without_field(config, source))
     problems += list(solvers_without_features(config, source))
-    problems += list(solvers_without_gram(config, source))
+    problems += list(solvers_without_gram(config, source, datasets))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     datasets = [
-        replace(one, notes=(*one.notes, *notes_on_similarities(config, one, all_networks)))
+        replace(
+            one,
+            notes=(
+                *one.notes,
+                *notes_on_similarities(config, one, all_networks),
+                *notes_on_missing_responses(config, one),
+            ),
+        )
         for one in datasets
     ]
     extract: list[Task] = []

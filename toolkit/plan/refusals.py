@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolkit.config import ReadoutConfig, SweepConfig
-from toolkit.config.readouts import CkaReadout, RdmReadout, RidgeReadout
+from toolkit.config.readouts import CkaReadout, PlsReadout, RdmReadout, RidgeReadout
 from toolkit.plan.datasets import PlannedDataset
 from toolkit.plan.networks import PlannedNetwork
 from toolkit.plan.tasks import SIMILARITY_KINDS
@@ -31,15 +32,24 @@ def impossible_readouts(
     seen: dict[str, tuple[Any, int]] = {}
     for i, readout in enumerate(config.readouts):
         at = ("readouts", i)
+        variants = list(readout.variants(config.seed))
         for dataset in datasets:
+            if all(_is_left_out(config, dataset, name) for name, _ in variants):
+                continue
             yield from _too_large(readout, source, at, dataset)
             yield from _too_few_to_compare(readout, source, at, dataset)
-        for name, params in readout.variants(config.seed):
+        for name, params in variants:
             if name in seen and seen[name][0] != params:
                 yield source.problem(
                     at, f"a readout called '{name}' stands at readouts[{seen[name][1]}]; name one"
                 )
             seen.setdefault(name, (params, i))
+
+
+def _is_left_out(config: SweepConfig, dataset: PlannedDataset, readout: str) -> bool:
+    """Whether the exclude rules leave a read-out of a data set out for every network."""
+    values = defaultdict(str, dataset=dataset.name, readout=readout)
+    return any(rule.matches(values) for rule in config.exclude)
 
 
 def datasets_of_one_name(config: SweepConfig, source: Source) -> Iterator[str]:
@@ -93,7 +103,15 @@ def _too_large(
 def _too_few_to_compare(
     readout: ReadoutConfig, source: Source, at: KeyPath, dataset: PlannedDataset
 ) -> Iterator[str]:
-    """Problems of similarities, which need several neurons, and several stimuli or objects."""
+    """Problems of similarities, which need several neurons, stimuli or objects, all responses."""
+    if readout.kind in SIMILARITY_KINDS and dataset.n_missing:
+        yield source.problem(
+            (*at, "kind"),
+            f"{readout.kind} compares images over all neurons, but {dataset.n_missing} response(s) "
+            f"of '{dataset.name}' are missing; leave out the neurons or images that are "
+            f"incomplete, or this read-out, with exclude: [{{dataset: {dataset.name}, readout: "
+            f"{readout.name or f'{readout.kind}*'}}}]",
+        )
     if isinstance(readout, CkaReadout):
         if dataset.n_stimuli < _FEWEST_FOR_CKA:
             yield source.problem(
@@ -137,7 +155,9 @@ def solvers_without_features(config: SweepConfig, source: Source) -> Iterator[st
         )
 
 
-def solvers_without_gram(config: SweepConfig, source: Source) -> Iterator[str]:
+def solvers_without_gram(
+    config: SweepConfig, source: Source, datasets: Sequence[PlannedDataset]
+) -> Iterator[str]:
     """Problems of what only a Gram matrix gives where a solver makes none."""
     solver = config.pca.solver
     if solver in ("auto", "gram"):
@@ -153,9 +173,17 @@ def solvers_without_gram(config: SweepConfig, source: Source) -> Iterator[str]:
                 f"leave_one_out needs a Gram matrix, which pca.solver {solver} does not make; "
                 "write a number of folds",
             )
+    if not any(any(getattr(one, "n_components", ())) for one in config.readouts):
+        return
+    for planned in datasets:
+        if planned.n_missing and "missing_responses" not in planned.loader:
+            yield source.problem(
+                ("pca", "solver"),
+                f"{planned.n_missing} response(s) of '{planned.name}' are missing, which needs a "
+                f"Gram matrix, and {solver} makes none; write gram",
+            )
     for i, dataset in enumerate(config.dataset):
-        reduces = any(any(getattr(one, "n_components", ())) for one in config.readouts)
-        if reduces and getattr(dataset, "missing_responses", "") == "mask":
+        if getattr(dataset, "missing_responses", "") == "mask":
             yield source.problem(
                 source.existing(("dataset", i, "missing_responses")),
                 f"masked responses need a Gram matrix, which pca.solver {solver} does not make; "
@@ -201,6 +229,20 @@ def tested_training_images(
                 f"the protocol leaves {len(tested)} of '{dataset.name}'; at least {MIN_COMPARED} "
                 "are needed",
             )
+
+
+def notes_on_missing_responses(config: SweepConfig, dataset: PlannedDataset) -> tuple[str, ...]:
+    """Which read-outs have in common less than they say, where responses are missing."""
+    if not dataset.n_missing:
+        return ()
+    alike = "neurons that have responses to the same images"
+    ridge = any(isinstance(one, RidgeReadout) and one.alpha == "shared" for one in config.readouts)
+    pls = any(isinstance(one, PlsReadout) and one.neurons == "joint" for one in config.readouts)
+    begins = f"{dataset.n_missing} response(s) are missing, so"
+    return (
+        *((f"{begins} alpha: shared is one penalty for each set of {alike}",) if ridge else ()),
+        *((f"{begins} neurons: joint is one model for each set of {alike}",) if pls else ()),
+    )
 
 
 def notes_on_similarities(

@@ -212,14 +212,16 @@ def _solver(
     """How principal components are computed; gram where all of them are used.
 
     Unless the config says otherwise exactly, and from sizes alone, so that neither memory nor cores
-    decide scores: from the Gram matrix, n × n, or where that is large from the covariance, p × p.
+    decide scores: from the Gram matrix, n × n, or where that is large from the covariance, p × p,
+    if neither missing responses nor leave-one-out need the former.
     """
     if form.kind == "gram" or not readout.get("n_components"):
         return "gram"
     if config.pca.solver != "auto":
         return config.pca.solver
+    only_by_gram = dataset.n_missing or readout.get("n_folds", 0) is None
     largest = max(_LARGEST_GRAM, form.of_layer(layer).n_features)
-    return "gram" if dataset.n_train <= largest else "covariance"
+    return "gram" if only_by_gram or dataset.n_train <= largest else "covariance"
 
 
 def features_id(task: Task) -> str:

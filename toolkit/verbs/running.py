@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.task import Task, TaskState
 from toolkit.verbs import local, slurm
@@ -84,11 +84,18 @@ def retry(options: argparse.Namespace, console: Console) -> int:
 
 
 def cancel(options: argparse.Namespace, console: Console) -> int:
-    """Stop whatever runs a run, and its jobs."""
-    folder = RunFolder.open(options.run)
-    if slurm.is_slurm_run(folder):
-        return slurm.cancel(folder, console)
-    return local.stop(folder, console)
+    """Stop whatever runs a run, and its jobs; its plan may be damaged or gone."""
+    folder = RunFolder.open(options.run, needs_plan=False)
+    was_submitted = slurm.was_submitted(folder)
+    try:
+        is_on_slurm = slurm.is_slurm_run(folder)
+    except RunFolderError:
+        is_on_slurm = was_submitted
+    if not is_on_slurm and (folder.owner() is not None or not was_submitted):
+        local.stop(folder, console)
+    if is_on_slurm or was_submitted:
+        slurm.cancel(folder, console)
+    return EXIT_DONE
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """What the command says of errors that are nobody's config: of the disk, and its own."""
 
+import re
 from pathlib import Path
 
 import pytest
 from config_mutations import SMALL
 
 from toolkit import sweep, verbs
+from toolkit.cluster.failures import ERROR_CLASSES, FailureClass
 from toolkit.cluster.run_folder import RunFolder
 
 
@@ -31,3 +33,34 @@ def test_a_fault_of_the_toolkit_says_that_it_is_one(
     said = capsys.readouterr().err
     assert "KeyError: 'absent'" in said
     assert said.splitlines()[-1].startswith("This is a fault of the toolkit, not of your config")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--class", "out_of_memry"], "nearest: out_of_memory, cuda_out_of_memory"),
+        (["--class", ""], "nearest: out_of_memory, "),
+        (["--class", "bad_modle"], "nearest: bad_model"),
+        (["--error", "("], "not a regular expression"),
+    ],
+)
+def test_a_choice_that_no_failure_can_match_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    run = RunFolder(tmp_path)
+    run.create()
+    run.write_plan([], {})
+    assert sweep.main(["retry", str(run.path), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_every_class_that_an_error_names_can_be_chosen() -> None:
+    root = Path(__file__).resolve().parents[1]
+    sources = (path for room in ("toolkit", "jobs") for path in (root / room).rglob("*.py"))
+    own = {
+        name
+        for path in sources
+        for name in re.findall(r'error_class = "(\w+)"', path.read_text(encoding="utf-8"))
+    }
+    assert len(own) > 30
+    assert own <= {*FailureClass, *ERROR_CLASSES}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from toolkit.cluster.failures import ERROR_CLASSES, FailureClass
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.task import Task, TaskState
@@ -23,6 +24,7 @@ from toolkit.verbs.loading import (
 )
 from toolkit.verbs.prefetching import fetch_weights
 from toolkit.verbs.viewing import EXIT_DONE, EXIT_UNFINISHED, exit_status, finish
+from toolkit.yaml_reader import nearest
 from toolkit.yaml_source import ConfigError
 
 
@@ -61,6 +63,7 @@ def retry(options: argparse.Namespace, console: Console) -> int:
     folder = RunFolder.open(options.run)
     folder.check_path()
     slurm.settle_now(folder)
+    _refuse_impossible_choice(folder, options)
     views = take_snapshot(folder, folder.tasks())
     chosen = [view for view in views if _is_chosen(view, options)]
     if not chosen:
@@ -133,14 +136,26 @@ def _on_slurm(folder: RunFolder, again: Sequence[Task], console: Console, *, det
     return finish(folder, console)
 
 
+def _refuse_impossible_choice(folder: RunFolder, options: argparse.Namespace) -> None:
+    known = {*map(str, FailureClass), *ERROR_CLASSES}
+    known |= {attempt.error_class for attempt in folder.attempts().values()} - {""}
+    wanted = options.error_class
+    if wanted is not None and wanted not in known:
+        near = nearest(wanted, sorted(known)) or map(str, FailureClass)
+        raise ConfigError(
+            [f"--class {wanted}: no class of failure is called so; nearest: {', '.join(near)}"]
+        )
+    try:
+        re.compile(options.error or "")
+    except re.error as error:
+        raise ConfigError(
+            [f"--error {options.error}: not a regular expression: {error}"]
+        ) from error
+
+
 def _is_chosen(view: TaskView, options: argparse.Namespace) -> bool:
     if view.state not in (TaskState.FAILED, TaskState.CANCELLED) or view.attempt is None:
         return False
     if options.error_class and view.attempt.error_class != options.error_class:
         return False
-    try:
-        return not options.error or bool(re.search(options.error, view.attempt.error_message))
-    except re.error as error:
-        raise ConfigError(
-            [f"--error {options.error}: not a regular expression: {error}"]
-        ) from error
+    return not options.error or bool(re.search(options.error, view.attempt.error_message))

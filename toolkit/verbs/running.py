@@ -20,6 +20,7 @@ from toolkit.verbs.loading import (
     refuse_absent_data,
     say_notes,
     solver_reasons,
+    warn_of_idle_rules,
     warn_of_leaks,
 )
 from toolkit.verbs.prefetching import fetch_weights
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     refuse_absent_data(sweep)
     settings = _checked_settings(sweep)
     warn_of_leaks(sweep.plan, console)
+    warn_of_idle_rules(sweep.plan, console)
     for dataset in sweep.plan.datasets:
         if dataset.notes:
             console.print(f"{dataset.name}:", soft_wrap=True)

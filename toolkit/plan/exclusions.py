@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from toolkit.config import SweepConfig
-from toolkit.yaml_reader import nearest
 from toolkit.yaml_source import Source
 
 _N_NAMED = 3
@@ -55,5 +55,7 @@ class Exclusions:
         known = [value for value in self._values[field] if value]
         if any(fnmatchcase(value, pattern) for value in known):
             return ""
-        near = ", ".join(nearest(pattern, known, _N_NAMED) or known[:_N_NAMED])
+        near = ", ".join(
+            get_close_matches(pattern, known, _N_NAMED, cutoff=0.5) or known[:_N_NAMED]
+        )
         return f"no {field} is {pattern!r}" + (f", nearest: {near}" if near else "")

@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 from rich.console import Console
 
@@ -25,7 +26,6 @@ from toolkit.verbs.loading import (
 )
 from toolkit.verbs.prefetching import fetch_weights
 from toolkit.verbs.viewing import EXIT_DONE, EXIT_UNFINISHED, exit_status, finish
-from toolkit.yaml_reader import nearest
 from toolkit.yaml_source import ConfigError
 
 
@@ -143,7 +143,7 @@ def _refuse_impossible_choice(folder: RunFolder, options: argparse.Namespace) ->
     known |= {attempt.error_class for attempt in folder.attempts().values()} - {""}
     wanted = options.error_class
     if wanted is not None and wanted not in known:
-        near = nearest(wanted, sorted(known)) or map(str, FailureClass)
+        near = get_close_matches(wanted, sorted(known), cutoff=0.5) or map(str, FailureClass)
         raise ConfigError(
             [f"--class {wanted}: no class of failure is called so; nearest: {', '.join(near)}"]
         )

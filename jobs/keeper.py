@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from toolkit.cluster.commands import SlurmCommandError
-from toolkit.cluster.dispatch import SlurmSettings, advance
+from toolkit.cluster.dispatch import SlurmSettings, TakenOverError, advance
 from toolkit.cluster.failure_log import utc_now
 from toolkit.cluster.keeper import dismiss_keeper, submit_keeper
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
@@ -21,7 +21,8 @@ _PATIENCE_S = 60.0
 def main(arguments: Sequence[str]) -> int:
     """Settle, submit, and come back later if that is not the end; then collect.
 
-    Where Slurm does not answer, or refuses, it is asked again until this job's time is over.
+    Where Slurm does not answer, or refuses, it is asked again until this job's time is over. A run
+    that was taken over by another executor is left alone.
     """
     run = RunFolder.open(arguments[0])
     while True:
@@ -29,6 +30,10 @@ def main(arguments: Sequence[str]) -> int:
             if _look_after(run):
                 return 0
             break
+        except TakenOverError as error:
+            print(f"{utc_now()} {error}", flush=True)
+            dismiss_keeper(run)
+            return 0
         except (SlurmCommandError, SubmissionError, RunFolderError) as error:
             print(f"{utc_now()} {error}", flush=True)
             time.sleep(_PATIENCE_S)

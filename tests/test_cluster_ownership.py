@@ -1,5 +1,6 @@
 """Who holds a run, and that nothing but the process that holds it is ended."""
 
+import argparse
 import errno
 import fcntl
 import json
@@ -18,6 +19,7 @@ import psutil
 import pytest
 from fake_slurm import FakeSlurm
 
+from jobs import keeper
 from toolkit.cluster.commands import SlurmCommandError
 from toolkit.cluster.dispatch import SlurmSettings, cancel_jobs
 from toolkit.cluster.job_request import JobRequest
@@ -34,7 +36,7 @@ from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.submission import recover_submissions
 from toolkit.task import TaskKind
 from toolkit.terminal import make_console
-from toolkit.verbs import local
+from toolkit.verbs import local, running, slurm
 
 pytest_plugins = ("fake_slurm",)
 
@@ -318,3 +320,79 @@ def test_a_submission_without_an_id_is_a_failure(run: RunFolder, fake_slurm: Fak
     fake_slurm.answers("sbatch", "it is done\n")
     with pytest.raises(SlurmCommandError, match="printed no id of a job, but 'it is done"):
         submit_keeper(run, SlurmSettings(RUN_PROFILE, {}, None, ""))
+
+
+# Runs that are cancelled
+
+
+@pytest.fixture
+def submitted(run: RunFolder, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> Submission:
+    """An array of two that waits in the queue for good, and a keeper."""
+    monkeypatch.setattr(slurm, "_CANCEL_S", 0.0)
+    request = JobRequest(1, 0, 1.0, 10)
+    elements = (("probe-a",), ("probe-b",))
+    written = Submission("one", f"{run.path.name}.one", TaskKind.PROBE, request, elements, "", "")
+    record_array_id(write_manifest(run, written), "1")
+    fake_slurm.answers("sbatch", "4711\n")
+    fake_slurm.answers_by_word("squeue", {f"--name={written.job_name}": f"1|{written.job_name}|\n"})
+    fake_slurm.answers("scancel")
+    submit_keeper(run, SlurmSettings(RUN_PROFILE, {}, None, ""))
+    return written
+
+
+def cancel(run: RunFolder) -> str:
+    console = make_console(width=200)
+    with console.capture() as capture:
+        assert running.cancel(argparse.Namespace(run=run.path), console) == 0
+    return capture.get()
+
+
+@pytest.mark.parametrize("plan", [None, "", "{", '{"name":"x"', '{"slurm":{},"tasks":[\n]}\n'])
+@pytest.mark.usefixtures("submitted")
+def test_a_run_is_cancelled_whatever_became_of_its_plan(
+    run: RunFolder, fake_slurm: FakeSlurm, plan: str | None
+) -> None:
+    if plan is not None:
+        run.plan_path.write_text(plan)
+    assert "2 jobs taken out of the queue" in cancel(run)
+    of_keeper, of_jobs = fake_slurm.calls("scancel")
+    assert of_keeper.endswith(" 4711")
+    assert of_jobs == "1"
+    assert not has_keeper(run)
+
+
+@pytest.mark.parametrize("plan", [None, "{"])
+def test_a_process_is_stopped_whatever_became_of_the_plan(run: RunFolder, plan: str | None) -> None:
+    if plan is not None:
+        run.plan_path.write_text(plan)
+    with python(HOLD, run.path) as holder:
+        assert "Stopped" in cancel(run)
+        assert holder.wait(10) == -15
+
+
+@pytest.mark.usefixtures("submitted")
+def test_of_a_run_that_was_taken_over_process_jobs_and_keeper_are_ended(
+    run: RunFolder, fake_slurm: FakeSlurm
+) -> None:
+    run.write_plan([], {"executor": {"kind": "local"}})
+    with python(HOLD, run.path) as holder:
+        said = cancel(run)
+        assert holder.wait(10) == -15
+    assert "Stopped" in said
+    assert "2 jobs taken out of the queue" in said
+    assert [call.split()[-1] for call in fake_slurm.calls("scancel")] == ["4711", "1"]
+
+
+@pytest.mark.usefixtures("submitted")
+def test_a_keeper_leaves_a_run_that_was_taken_over(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.write_plan([], {"executor": {"kind": "local"}})
+    assert keeper.main([str(run.path)]) == 0
+    assert "is not run on Slurm any more" in capsys.readouterr().out
+    assert not has_keeper(run)
+
+
+def test_a_folder_of_something_else_is_not_cancelled(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        cancel(RunFolder(tmp_path))

@@ -20,6 +20,7 @@ from toolkit.features.forms import johnson_lindenstrauss_dims
 from toolkit.plan import Plan, features_id, make_plan
 from toolkit.plan.datasets import refuse_few_tested
 from toolkit.plan.refusals import solvers_without_gram
+from toolkit.sweep import main
 from toolkit.verbs.loading import load_sweep, solver_reasons
 from toolkit.yaml_source import ConfigError, Place, Source
 
@@ -87,6 +88,34 @@ def test_a_layer_that_nothing_reads_is_not_extracted(tmp_path: Path) -> None:
     assert plan.extract[0].params["layers"] == ["layer3"]
     assert "leave nothing to do" in refusal(tmp_path, BASE, "exclude=[{library: timm}]")
     assert "empty rule" in refusal(tmp_path, BASE, "exclude=[{}]")
+
+
+def test_exclude_rules_that_leave_nothing_out_are_named(tmp_path: Path) -> None:
+    rules = (
+        "exclude=[{layer: layer1}, {layer: layer*, readout: ridgee}, {layer: layer1, model: test*},"
+        " {dataset: synthetic, layer: lair1, features: avreage}, {readout: linear}]"
+    )
+    plan = plan_of(tmp_path, BASE, rules)
+    misread, misspelt, absent = plan.idle_rules
+    assert "no readout is 'ridgee', nearest: pca10-ridge" in misread
+    assert "no layer is" not in misread
+    assert "no layer is 'lair1', nearest: layer1" in misspelt
+    assert "no features is 'avreage', nearest: " in misspelt
+    assert "exclude[4]: the rule leaves nothing out: no readout is 'linear', nearest: " in absent
+    both = "readouts=[{kind: ridge}, {kind: linear}]"
+    apart = "exclude=[{layer: layer1, readout: ridge}, {layer: layer*, readout: line*}]"
+    assert plan_of(tmp_path, BASE, both, apart).idle_rules == ()
+    assert plan_of(tmp_path).idle_rules == ()
+
+
+def test_plan_and_run_warn_of_a_rule_that_leaves_nothing_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(BASE + "exclude: [{layer: lair1}]\n", encoding="utf-8")
+    assert main(["plan", str(path), "--out", str(tmp_path / "run")]) == 0
+    assert "Warning: " in (said := capsys.readouterr().out)
+    assert "sweep.yaml:7" in said
 
 
 def test_ids_depend_on_what_decides_results_and_on_nothing_else(tmp_path: Path) -> None:

@@ -172,6 +172,66 @@ def test_how_near_a_checkpoint_of_another_network_is_is_said_in_plan(tmp_path, n
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
+def test_numbers_of_another_kind_are_refused_in_plan(tmp_path, network, dtype):
+    state = load_network(ModelSpec(*network[:2])).module.state_dict()
+    key = next(iter(state))
+    torch.save({**state, key: state[key].to(dtype)}, tmp_path / "a.pth")
+    message = refusal(tmp_path, reading_out(network, tmp_path / "a.pth"))
+    name = str(dtype).removeprefix("torch.")
+    assert "models[0].weights: " in message
+    assert f"'{key}' is {name}, the network's own float32" in message
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_loaded(tmp_path, network, dtype):
+    state = load_network(ModelSpec(*network[:2], seed=5)).module.state_dict()
+    state = {key: value.to(dtype) for key, value in state.items()}
+    torch.save(state, tmp_path / "a.pth")
+    plan_of(tmp_path, reading_out(network, tmp_path / "a.pth"))
+    spec = ModelSpec(*network[:2], weights=str(tmp_path / "a.pth"))
+    loaded = load_network(spec).module.state_dict()
+    assert all(torch.equal(loaded[key], state[key].to(loaded[key].dtype)) for key in state)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_weights_without_numbers_are_refused_in_plan(tmp_path, network):
+    state = load_network(ModelSpec(*network[:2])).module.state_dict()
+    key = next(iter(state))
+    torch.save({**state, key: state[key].to("meta")}, tmp_path / "a.pth")
+    message = refusal(tmp_path, reading_out(network, tmp_path / "a.pth"))
+    assert f"holds no numbers for '{key}'" in message
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "names", [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model", "teacher")]
+)
+def test_of_several_sets_of_weights_none_is_taken(tmp_path, network, names):
+    state = load_network(ModelSpec(*network[:2])).module.state_dict()
+    torch.save({"epoch": 3, **dict.fromkeys(names, state)}, tmp_path / "a.pth")
+    message = refusal(tmp_path, reading_out(network, tmp_path / "a.pth"))
+    assert f"holds 2 sets of weights: {names[0]!r}, {names[1]!r}. Save the one" in message
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_training_state_of_one_set_of_weights_is_loaded(tmp_path, network):
+    module = load_network(ModelSpec(*network[:2], seed=5)).module
+    for parameter in module.parameters():
+        parameter.requires_grad_(True).grad = torch.ones_like(parameter)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    parts = {"optimizer": optimizer, "lr_scheduler": schedule}
+    training = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({"model": module.state_dict(), **training, "epoch": 3}, tmp_path / "a.pth")
+    spec = ModelSpec(*network[:2], weights=str(tmp_path / "a.pth"))
+    loaded = load_network(spec).module.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_what_compiling_puts_before_names_is_taken_off(tmp_path, network, prefix):
     state = load_network(ModelSpec(*network[:2], seed=5)).module.state_dict()

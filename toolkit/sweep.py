@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from toolkit.terminal import make_console, run_command
+from toolkit.terminal import make_console, not_empty, run_command
 from toolkit.yaml_source import ConfigError
 
 EXIT_DONE, EXIT_UNFINISHED, EXIT_REFUSED = 0, 1, 2
@@ -75,8 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="run everything that is not done yet (the default)")
     plan = verbs.add_parser("plan", help="what would run, and how large it is")
     for verb in (run, plan):
-        verb.add_argument("config", help="YAML file, such as configs/quickstart.yaml")
-        verb.add_argument("--out", metavar="DIR", help="run folder; runs/NAME if left out")
+        verb.add_argument(
+            "config", type=not_empty, help="YAML file, such as configs/quickstart.yaml"
+        )
+        verb.add_argument(
+            "--out", type=not_empty, metavar="DIR", help="run folder; runs/NAME if left out"
+        )
         verb.add_argument(
             "--set",
             dest="overrides",
@@ -88,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         )
     for verb in (run, plan):
         verb.add_argument(
-            "--profile", metavar="SITE", help="of slurm/profiles, or a .yaml file (slurm)"
+            "--profile",
+            type=not_empty,
+            metavar="SITE",
+            help="of slurm/profiles, or a .yaml file (slurm)",
         )
     status = _add_verb_on_run(verbs, "status", "how far a run is, and why tasks wait or failed")
     status.add_argument("--watch", action="store_true", help="go on showing it until it is over")
@@ -99,10 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", dest="n_lines", type=int, default=40, help="lines to show (40)")
     retry = _add_verb_on_run(verbs, "retry", "run the failed tasks of a run again")
     retry.add_argument(
-        "--class", dest="error_class", metavar="CLASS", help="only failures of this class"
+        "--class",
+        type=not_empty,
+        dest="error_class",
+        metavar="CLASS",
+        help="only failures of this class",
     )
     retry.add_argument(
-        "--error", metavar="REGEX", help="only failures whose message matches this expression"
+        "--error",
+        type=not_empty,
+        metavar="REGEX",
+        help="only failures whose message matches this expression",
     )
     for verb, places in ((run, EXECUTORS), (plan, EXECUTORS), (retry, EXECUTORS[:2])):
         verb.add_argument(
@@ -115,9 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_verb_on_run(verbs, "cancel", "stop a run; what is done stays done")
     _add_verb_on_run(verbs, "collect", "write the result tables from what is there")
     report = verbs.add_parser("report", help="one HTML page of a run, or of several side by side")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+    report.add_argument("runs", type=not_empty, nargs="+", metavar="RUN", help="run folder")
     report.add_argument(
-        "--out", metavar="FILE", help="the page; report.html of the run if left out"
+        "--out",
+        type=not_empty,
+        metavar="FILE",
+        help="the page; report.html of the run if left out",
     )
     report.add_argument(
         "--figures", action="store_true", help="also each figure as PNG, SVG and PDF, beside it"
@@ -129,7 +146,7 @@ def _add_verb_on_run(
     verbs: argparse._SubParsersAction, name: str, text: str
 ) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-    verb.add_argument("run", help="run folder, such as runs/quickstart")
+    verb.add_argument("run", type=not_empty, help="run folder, such as runs/quickstart")
     return verb
 
 

@@ -6,6 +6,7 @@ their way out nothing in them is taken for markup of Rich or for a command to th
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import io
 import os
@@ -77,6 +78,19 @@ def control_character(text: str) -> str | None:
     return one_line(found[0]) if found else None
 
 
+def not_empty(text: str) -> str:
+    """A word of a command line; empty it is what a variable of the shell gives that was never set.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
 def make_console(**options: Any) -> Console:
     """A console on which ``[bold]`` is six letters, wherever it is: in a line, a table, a title.
 
@@ -98,6 +112,8 @@ def make_console(**options: Any) -> Console:
 def run_command(command: Callable[[], int]) -> int:
     """Run a command line whose output may go into any encoding, and to a reader who leaves early.
 
+    Where there is no standard output or error, what is printed there goes nowhere.
+
     Parameters
     ----------
     command
@@ -107,6 +123,9 @@ def run_command(command: Callable[[], int]) -> int:
     -------
     The exit status; 1 if nobody reads the output any more.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed by who started this process
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_IN_PLAIN_LETTERS)

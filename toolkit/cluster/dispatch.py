@@ -20,13 +20,17 @@ from toolkit.cluster.manifests import Submission
 from toolkit.cluster.profiles import SiteProfile
 from toolkit.cluster.queue import Queue, ask_queue
 from toolkit.cluster.retries import GiveUp, Retry, StopFamily
-from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.settling import Verdicts, family_of, judge, settle
 from toolkit.cluster.submission import ids_in_queue, recover_submissions, submit_arrays
 from toolkit.task import Task, TaskKind, TaskState
 
 _N_KEEPERS = 2  # one that runs, and the next one that it submits
 _OTHERS_S = 60.0  # longer than another process needs for one step
+
+
+class TakenOverError(RunFolderError):
+    """A run that was meant for a cluster runs elsewhere now."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,17 @@ class SlurmSettings:
         ------
         RunFolderError
             If the plan is damaged, or written by another version.
+        TakenOverError
+            If the run is not meant for a cluster any more.
         """
+        summary = run.read_summary()
+        if "slurm" not in summary:
+            raise TakenOverError(
+                f"{run.path} is not run on Slurm any more, since somebody has run it with another "
+                "--executor"
+            )
         with run.reading_plan():
-            raw = run.read_summary()["slurm"]
+            raw = summary["slurm"]
             return cls(
                 profile=SiteProfile.model_validate(raw["profile"]),
                 requests={

@@ -45,6 +45,14 @@ _BY_ERROR_CLASS = {
     "decoder_too_large": FailureClass.BAD_DATA,
     "checkpoint_of_another_config": FailureClass.BAD_DATA,
 }
+# Those that tasks give their errors themselves.
+ERROR_CLASSES = (
+    *_BY_ERROR_CLASS, "bad_config", "bad_encoding", "bad_features", "bad_layer",
+    "bad_metric_input", "bad_model", "bad_protocol", "bad_readout", "bad_recipe", "bad_reduction",
+    "bad_report", "bad_responses", "bad_result", "bad_run_folder", "bad_training_data",
+    "bad_weights", "feature_storage", "interrupted", "killed", "not_submitted", "process_lost",
+    "slurm_command",
+)  # fmt: skip
 # Said by a process that was told to stop, or by one who found it gone: others know better why.
 _SECOND_HAND = {"", "cancelled", "interrupted", "killed", "timeout", "preempted", "unknown"}
 

@@ -116,16 +116,23 @@ class RunFolder:
         self._tasks: tuple[int, dict[str, Task]] | None = None
 
     @classmethod
-    def open(cls, path: Path | str) -> RunFolder:
+    def open(cls, path: Path | str, *, needs_plan: bool = True) -> RunFolder:
         """An existing run folder.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        needs_plan
+            Whether one that has lost its plan is refused.
 
         Raises
         ------
         RunFolderError
-            If there is no plan in it.
+            If it has no plan; without need of one, if no sweep made the folder.
         """
         run = cls(path)
-        if not run.plan_path.is_file():
+        if not (run.plan_path.is_file() or (not needs_plan and run._is_run_folder())):
             raise RunFolderError(
                 f"{path} is not a run folder (it has no plan.json); "
                 "give the folder that a sweep printed, such as runs/quickstart"

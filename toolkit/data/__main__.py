@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolkit.terminal import make_console, one_line, run_command, visible
+from toolkit.terminal import make_console, not_empty, one_line, run_command, visible
 
 EXIT_DONE, EXIT_REFUSED = 0, 2
 
@@ -50,9 +50,10 @@ def _parser() -> argparse.ArgumentParser:
 
     fetch = verbs.add_parser("fetch", help="fetch a data set, its hashes checked")
     fetch.add_argument("name", metavar="NAME", help="majaj_hong, nx414 or xiao2024")
-    fetch.add_argument("--to", type=Path, metavar="DIR", help="where to put it (see list)")
+    fetch.add_argument("--to", type=_path, metavar="DIR", help="where to put it (see list)")
     fetch.add_argument(
         "--from",
+        type=not_empty,
         dest="source",
         metavar="DIR|URL",
         help="a folder or mirror that has the files side by side, or nx414's file itself",
@@ -71,11 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     describe = verbs.add_parser("describe", help="what a data set holds and how good it is")
     describe.add_argument(
         "source",
+        type=not_empty,
         metavar="NAME|PATH",
         help="a fetched data set, an .nwb session or folder of them, an assembly (.nc) beside its "
         ".csv and .zip, IT_data.h5, or a config (.yaml) with a dataset",
     )
-    describe.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots too")
+    describe.add_argument("--html", type=_path, metavar="FILE", help="write a page with plots too")
     describe.add_argument(
         "--set",
         dest="overrides",
@@ -170,6 +172,10 @@ def _progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
             display.update(bars[name], completed=n_bytes, total=n_total)
 
         yield show
+
+
+def _path(text: str) -> Path:
+    return Path(not_empty(text))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from torch import nn
 
 from toolkit.models.spec import CheckpointError, WeightsChangedError
 
-_WRAPPERS = ("state_dict", "model")
-# What timm's training keeps of averaged weights, which it prefers to the last ones.
-_AVERAGED = ("state_dict_ema", "model_ema")
+_WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
 # What data-parallel training and torch.compile put before every name.
 _PREFIXES = ("module.", "_orig_mod.")
 _ZIP = b"PK\x03\x04"
@@ -66,13 +64,13 @@ def read_weights(path: Path, sha256: str = "") -> bytes:
     return content
 
 
-def state_dict_in(content: bytes, path: Path, *, averaged: bool = False) -> dict[str, torch.Tensor]:
+def state_dict_in(content: bytes, path: Path) -> dict[str, torch.Tensor]:
     """The state dict that a file holds, on the CPU.
 
     Understood are what ``torch.save`` writes of a state dict, or of a dict that has it under
-    "state_dict" or "model", and ``.safetensors``. Prefixes "module." (of data-parallel
-    training) and "_orig_mod." (of torch.compile) that all keys share are removed. Only tensors are
-    unpickled, never code.
+    "state_dict", "model", "state_dict_ema" or "model_ema", and ``.safetensors``. Prefixes "module."
+    (of data-parallel training) and "_orig_mod." (of torch.compile) that all keys share are removed.
+    Only tensors are unpickled, never code.
 
     Parameters
     ----------
@@ -80,22 +78,26 @@ def state_dict_in(content: bytes, path: Path, *, averaged: bool = False) -> dict
         Of the file.
     path
         What it is called.
-    averaged
-        Whether averaged weights, where the file has them, are meant.
 
     Raises
     ------
     CheckpointError
-        If the file is none of these.
+        If the file is none of these, holds several state dicts, or tensors without numbers.
     """
     state = _tensors_of(content, path)
-    for wrapper in (*(_AVERAGED if averaged else ()), *_WRAPPERS):
+    for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            _refuse_several(state, path)
             state = state[wrapper]
     if not isinstance(state, dict) or not _holds_tensors(state):
         raise CheckpointError(
             f"{path} holds no state dict (a dict of tensors, by itself or under "
             f"{' or '.join(map(repr, _WRAPPERS))})"
+        )
+    if empty := [key for key, value in state.items() if value.is_meta]:
+        raise CheckpointError(
+            f"{path} holds no numbers for {_some(empty)}: saved was a network on the meta device. "
+            "Save one whose weights are loaded"
         )
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -112,17 +114,50 @@ def load_strictly(
     Raises
     ------
     CheckpointError
-        If keys are missing, unexpected or of another shape.
+        If keys are missing, unexpected, of another shape or of another kind of number.
     """
     own = {
         _LEGACY_DENSENET_KEY.sub(r"\1\2", key): value
         for key, value in state.items()
         if not key.startswith(_AUXILIARY_HEADS.get(name, ()))
     }
+    require_kinds(module, name, path, own)
     try:
         module.load_state_dict(own)
     except RuntimeError as error:
         raise misfit(name, path, error, module, own) from error
+
+
+def require_kinds(
+    module: nn.Module, name: str, path: Path, weights: Mapping[str, torch.Tensor]
+) -> None:
+    """Assert that tensors of a file hold the kinds of number that a network has by these names.
+
+    Precision may differ. Of another kind they would be cast: quantised weights lose their scale,
+    complex ones their imaginary part.
+
+    Raises
+    ------
+    CheckpointError
+        If one is floating, integer, complex or bool where the network's own is not.
+    """
+    own = module.state_dict()
+    # Batch normalisation's counts do nothing after training, and are cast with all the rest.
+    of_others = [
+        key
+        for key, value in weights.items()
+        if key in own
+        and _kind(value.dtype) != _kind(own[key].dtype)
+        and not key.endswith("num_batches_tracked")
+    ]
+    if of_others:
+        found, wanted = (str(state[of_others[0]].dtype) for state in (weights, own))
+        raise CheckpointError(
+            f"checkpoint {path} does not fit network {name!r}: {_some(of_others)} "
+            f"{'is' if len(of_others) == 1 else 'are'} {found.removeprefix('torch.')}, the "
+            f"network's own {wanted.removeprefix('torch.')}. Save the weights as numbers of that "
+            "kind, those of a quantised network before it is quantised"
+        )
 
 
 def misfit(
@@ -189,6 +224,28 @@ def _what_is_wrong(error: Exception) -> str:
             "since other objects can run code"
         )
     return "it is damaged, cut off, or a file of another kind"
+
+
+def _refuse_several(content: dict[Any, Any], path: Path) -> None:
+    sets = [k for k, value in content.items() if isinstance(value, dict) and _holds_tensors(value)]
+    if len(sets) > 1:
+        raise CheckpointError(
+            f"{path} holds {len(sets)} sets of weights: {', '.join(map(repr, sets))}. Save the one "
+            f"you mean by itself: torch.save(torch.load({path.name!r})[{sets[0]!r}], 'mine.pth')"
+        )
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype is torch.bool:
+        return "bool"
+    if dtype.is_complex:
+        return "complex"
+    return "floating" if dtype.is_floating_point else "integer"
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
+    return ", ".join(map(repr, keys[:_KEYS_SHOWN])) + more
 
 
 def _holds_tensors(content: dict[Any, Any]) -> bool:

@@ -19,6 +19,7 @@ from toolkit.models.checkpoint import (
     load_strictly,
     misfit,
     read_weights,
+    require_kinds,
     state_dict_in,
 )
 from toolkit.models.download import (
@@ -54,8 +55,8 @@ def load_network(spec: ModelSpec, device: str | torch.device = "cpu") -> Network
     Random weights are the library's own initialisation drawn from ``spec.seed``: the same seed
     gives the same weights whatever was drawn before, and the global generator is left as it was.
     Checkpoints must fit exactly; :func:`~toolkit.models.checkpoint.state_dict_in` says which files
-    are understood. For timm these are also ``.npz`` for some networks, and of a training state that
-    has them the averaged (EMA) weights. No library reads the file: it is given tensors.
+    are understood. For timm these are also ``.npz`` for some networks. No library reads the file:
+    it is given tensors.
 
     Raises
     ------
@@ -100,7 +101,7 @@ def weights_digest(spec: ModelSpec) -> str:
 
 
 def require_fit(spec: ModelSpec) -> None:
-    """Read a checkpoint and compare its names and shapes with those of the network.
+    """Read a checkpoint; compare names, shapes and kinds of number with those of the network.
 
     Raises
     ------
@@ -181,7 +182,7 @@ def _read(spec: ModelSpec, path: Path, sha256: str) -> Mapping[str, torch.Tensor
     content = read_weights(path, sha256)
     if spec.library == "timm" and path.suffix == ".npz":
         return io.BytesIO(content)
-    return state_dict_in(content, path, averaged=spec.library == "timm")
+    return state_dict_in(content, path)
 
 
 def _build_with(
@@ -202,6 +203,8 @@ def _build_with(
     except Exception as error:  # the converters raise anything on a file of another network
         untrained = built_on(partial(build, spec), "meta")
         raise misfit(spec.name, path, error, untrained, weights) from error
+    if not isinstance(weights, io.BytesIO):
+        require_kinds(module, spec.name, path, weights)
     for key in source:
         module.pretrained_cfg.pop(key, None)  # it would keep the weights a second time
     return module

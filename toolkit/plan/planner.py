@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.catalog import Catalog
 from toolkit.config import SweepConfig
 from toolkit.plan.datasets import PlannedDataset, plan_dataset
+from toolkit.plan.exclusions import Exclusions
 from toolkit.plan.identity import config_hash
 from toolkit.plan.networks import places_of_names, plan_networks, planned_form
 from toolkit.plan.refusals import (
@@ -48,6 +49,8 @@ class Plan:
         The tasks, each once: what has one content under several names is computed once, and has a
         row for each (:attr:`toolkit.task.Task.rows`). An encode task's inputs are the extract
         tasks that make its features, whose inputs are the train tasks that make their networks.
+    idle_rules
+        Of each exclude rule that leaves nothing out: where it stands, and what to look at.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Plan:
     extract: tuple[Task, ...]
     encode: tuple[Task, ...]
     train: tuple[Task, ...] = ()
+    idle_rules: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -73,12 +77,13 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
         not exist, more components than training stimuli, two data sets or read-outs of one name.
     """
     problems: list[str] = []
+    exclusions = Exclusions(config)
     datasets = _collect(
         problems,
         partial(plan_dataset, config, source),
         [(index,) for index in range(len(config.dataset))],
     )
-    train, trainings = _plan_trainings(problems, config, source, catalog, datasets)
+    train, trainings = _plan_trainings(problems, config, source, catalog, datasets, exclusions)
     networks = _collect(
         problems,
         partial(plan_networks, config, source, catalog, trainings),
@@ -112,7 +117,7 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
                 continue
             for features in network.features:
                 form = planned_form(features, dataset)
-                parents, children = tasks_of(config, dataset, network, form)
+                parents, children = tasks_of(config, dataset, network, form, exclusions)
                 if children:
                     extract += parents
                     encode += children
@@ -127,6 +132,7 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
         extract=each_once(extract),
         encode=each_once(encode),
         train=each_once(train),
+        idle_rules=tuple(exclusions.idle_rules(source)),
     )
 
 
@@ -136,6 +142,7 @@ def _plan_trainings(
     source: Source,
     catalog: Catalog,
     datasets: Sequence[PlannedDataset],
+    exclusions: Exclusions,
 ) -> tuple[list[Task], list[PlannedTraining]]:
     entries = _collect(
         problems,
@@ -145,7 +152,7 @@ def _plan_trainings(
     tasks: list[Task] = []
     trainings: list[PlannedTraining] = []
     for variant, dataset in itertools.product(itertools.chain.from_iterable(entries), datasets):
-        if is_excluded(config.exclude, dataset, variant):
+        if is_excluded(exclusions, dataset, variant):
             continue
         try:
             refuse_unfitting(config, source, catalog, variant, dataset)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from toolkit.config import ExcludeRule, SweepConfig
+from toolkit.config import SweepConfig
 from toolkit.features import layout
 from toolkit.features.forms import FeatureForm
 from toolkit.models import LayerInfo
 from toolkit.plan.datasets import PlannedDataset
+from toolkit.plan.exclusions import Exclusions
 from toolkit.plan.identity import config_hash, how_to_score
 from toolkit.plan.networks import PlannedNetwork
 from toolkit.task import Task, TaskKind
@@ -20,7 +21,11 @@ _LARGEST_GRAM = 20_000
 
 
 def tasks_of(
-    config: SweepConfig, dataset: PlannedDataset, network: PlannedNetwork, form: FeatureForm
+    config: SweepConfig,
+    dataset: PlannedDataset,
+    network: PlannedNetwork,
+    form: FeatureForm,
+    exclusions: Exclusions,
 ) -> tuple[list[Task], list[Task]]:
     """The extract tasks and the encode tasks of one network on one data set; maybe none."""
     model = network.resolved
@@ -29,7 +34,7 @@ def tasks_of(
         for layer in model.layers
         for readout in config.readouts
         for name, params in readout.variants(config.seed)
-        if not _is_excluded(config.exclude, dataset, network, layer, form, name)
+        if not _is_excluded(exclusions, dataset, network, layer, form, name)
     ]
     used = {layer.name for layer, _, _ in pairs}
     whole = _extract_task(
@@ -45,7 +50,7 @@ def tasks_of(
 
 
 def _is_excluded(
-    rules: tuple[ExcludeRule, ...],
+    exclusions: Exclusions,
     dataset: PlannedDataset,
     network: PlannedNetwork,
     layer: LayerInfo,
@@ -61,7 +66,7 @@ def _is_excluded(
         "features": form.name,
         "readout": readout,
     }
-    return any(rule.matches(values) for rule in rules)
+    return exclusions.leave_out(values)
 
 
 def _model_label(network: PlannedNetwork) -> str:

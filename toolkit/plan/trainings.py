@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from toolkit.catalog import Catalog
 from toolkit.config import (
-    ExcludeRule,
     HmoNetwork,
     ShallowNetwork,
     SweepConfig,
@@ -20,6 +19,7 @@ from toolkit.config import (
 from toolkit.models import ModelError, WeightsUnavailableError
 from toolkit.models.network_spec import DecoderSpec, ShallowTrunk, ZooTrunk
 from toolkit.plan.datasets import PlannedDataset
+from toolkit.plan.exclusions import Exclusions
 from toolkit.plan.training_refusals import problems_of, recipe_problems, refuse_missing_stages
 from toolkit.plan.variants import Variant, by_name
 from toolkit.yaml_source import ConfigError, KeyPath, Source
@@ -53,7 +53,7 @@ def plan_variants(
     return variants
 
 
-def is_excluded(rules: Sequence[ExcludeRule], dataset: PlannedDataset, variant: Variant) -> bool:
+def is_excluded(exclusions: Exclusions, dataset: PlannedDataset, variant: Variant) -> bool:
     """Whether the config leaves this training on this data set out."""
     values = {
         "dataset": dataset.name,
@@ -64,7 +64,7 @@ def is_excluded(rules: Sequence[ExcludeRule], dataset: PlannedDataset, variant: 
         "features": "",
         "readout": variant.readout,
     }
-    return any(rule.matches(values) for rule in rules)
+    return exclusions.leave_out(values)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,12 @@ def warn_of_leaks(plan_: Plan, console: Console) -> None:
             )
 
 
+def warn_of_idle_rules(plan_: Plan, console: Console) -> None:
+    """Name the exclude rules that leave nothing out."""
+    for problem in plan_.idle_rules:
+        console.print(f"Warning: {problem}", style="yellow", soft_wrap=True)
+
+
 def say_notes(dataset: PlannedDataset, console: Console) -> None:
     """Print what the loader of a data set took for granted."""
     for note in dataset.notes:

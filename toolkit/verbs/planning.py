@@ -16,7 +16,14 @@ from toolkit.models import share_seen
 from toolkit.plan import Plan, PlannedDataset
 from toolkit.task import TaskKind
 from toolkit.verbs import local, slurm
-from toolkit.verbs.loading import Sweep, load_sweep, say_notes, solver_reasons, warn_of_leaks
+from toolkit.verbs.loading import (
+    Sweep,
+    load_sweep,
+    say_notes,
+    solver_reasons,
+    warn_of_idle_rules,
+    warn_of_leaks,
+)
 
 _N_NAMED = 10  # networks of one line
 
@@ -25,6 +32,7 @@ def plan(options: argparse.Namespace, console: Console) -> int:
     """Say what a run would do."""
     sweep = load_sweep(options)
     warn_of_leaks(sweep.plan, console)
+    warn_of_idle_rules(sweep.plan, console)
     say = partial(console.print, soft_wrap=True)
     for dataset in sweep.plan.datasets:
         where = "" if dataset.is_present else "; its files are not here, sizes from the config"

@@ -6,10 +6,12 @@ import argparse
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 from rich.console import Console
 
-from toolkit.cluster.run_folder import RunFolder
+from toolkit.cluster.failures import ERROR_CLASSES, FailureClass
+from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.task import Task, TaskState
 from toolkit.verbs import local, slurm
@@ -19,6 +21,7 @@ from toolkit.verbs.loading import (
     refuse_absent_data,
     say_notes,
     solver_reasons,
+    warn_of_idle_rules,
     warn_of_leaks,
 )
 from toolkit.verbs.prefetching import fetch_weights
@@ -32,6 +35,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     refuse_absent_data(sweep)
     settings = _checked_settings(sweep)
     warn_of_leaks(sweep.plan, console)
+    warn_of_idle_rules(sweep.plan, console)
     for dataset in sweep.plan.datasets:
         if dataset.notes:
             console.print(f"{dataset.name}:", soft_wrap=True)
@@ -61,6 +65,7 @@ def retry(options: argparse.Namespace, console: Console) -> int:
     folder = RunFolder.open(options.run)
     folder.check_path()
     slurm.settle_now(folder)
+    _refuse_impossible_choice(folder, options)
     views = take_snapshot(folder, folder.tasks())
     chosen = [view for view in views if _is_chosen(view, options)]
     if not chosen:
@@ -84,11 +89,18 @@ def retry(options: argparse.Namespace, console: Console) -> int:
 
 
 def cancel(options: argparse.Namespace, console: Console) -> int:
-    """Stop whatever runs a run, and its jobs."""
-    folder = RunFolder.open(options.run)
-    if slurm.is_slurm_run(folder):
-        return slurm.cancel(folder, console)
-    return local.stop(folder, console)
+    """Stop whatever runs a run, and its jobs; its plan may be damaged or gone."""
+    folder = RunFolder.open(options.run, needs_plan=False)
+    was_submitted = slurm.was_submitted(folder)
+    try:
+        is_on_slurm = slurm.is_slurm_run(folder)
+    except RunFolderError:
+        is_on_slurm = was_submitted
+    if not is_on_slurm and (folder.owner() is not None or not was_submitted):
+        local.stop(folder, console)
+    if is_on_slurm or was_submitted:
+        slurm.cancel(folder, console)
+    return EXIT_DONE
 
 
 @contextmanager
@@ -126,14 +138,26 @@ def _on_slurm(folder: RunFolder, again: Sequence[Task], console: Console, *, det
     return finish(folder, console)
 
 
+def _refuse_impossible_choice(folder: RunFolder, options: argparse.Namespace) -> None:
+    known = {*map(str, FailureClass), *ERROR_CLASSES}
+    known |= {attempt.error_class for attempt in folder.attempts().values()} - {""}
+    wanted = options.error_class
+    if wanted is not None and wanted not in known:
+        near = get_close_matches(wanted, sorted(known), cutoff=0.5) or map(str, FailureClass)
+        raise ConfigError(
+            [f"--class {wanted}: no class of failure is called so; nearest: {', '.join(near)}"]
+        )
+    try:
+        re.compile(options.error or "")
+    except re.error as error:
+        raise ConfigError(
+            [f"--error {options.error}: not a regular expression: {error}"]
+        ) from error
+
+
 def _is_chosen(view: TaskView, options: argparse.Namespace) -> bool:
     if view.state not in (TaskState.FAILED, TaskState.CANCELLED) or view.attempt is None:
         return False
     if options.error_class and view.attempt.error_class != options.error_class:
         return False
-    try:
-        return not options.error or bool(re.search(options.error, view.attempt.error_message))
-    except re.error as error:
-        raise ConfigError(
-            [f"--error {options.error}: not a regular expression: {error}"]
-        ) from error
+    return not options.error or bool(re.search(options.error, view.attempt.error_message))

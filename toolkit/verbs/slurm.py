@@ -7,22 +7,28 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from toolkit.cluster.commands import SlurmCommandError
-from toolkit.cluster.dispatch import SlurmSettings, Standing, advance, cancel_jobs, look
+from toolkit.cluster.dispatch import (
+    SlurmSettings,
+    Standing,
+    TakenOverError,
+    advance,
+    cancel_jobs,
+    look,
+)
 from toolkit.cluster.display import following
 from toolkit.cluster.failure_log import forgive
 from toolkit.cluster.job_request import JobRequest
-from toolkit.cluster.keeper import cancel_keeper, submit_keeper
+from toolkit.cluster.keeper import cancel_keeper, has_keeper, submit_keeper
 from toolkit.cluster.profiles import load_profile
-from toolkit.cluster.queue import read_queue
+from toolkit.cluster.queue import Queue, ask_queue, read_queue
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
-from toolkit.cluster.submission import SubmissionError
+from toolkit.cluster.submission import SubmissionError, recover_submissions
 from toolkit.task import Task, TaskKind, TaskState
 
 if TYPE_CHECKING:
@@ -150,6 +156,8 @@ def _watch(folder: RunFolder, standing: Standing, console: Console) -> Standing:
             looked_s = time.monotonic()
             try:
                 standing = advance(folder)
+            except TakenOverError:
+                raise
             except (SlurmCommandError, SubmissionError, RunFolderError) as error:
                 if str(error) != said:
                     console.print(f"{error}; trying again", soft_wrap=True)
@@ -172,28 +180,27 @@ def _leave(folder: RunFolder, console: Console) -> None:
         console.print(f"Job {job_id} tries failed tasks again meanwhile, and collects at the end.")
 
 
+def was_submitted(folder: RunFolder) -> bool:
+    """Whether jobs of the run may be in the queue, by the records of what was submitted."""
+    return (folder.path / "submissions").is_dir() or has_keeper(folder)
+
+
 def cancel(folder: RunFolder, console: Console) -> int:
-    """Take a run's jobs out of the queue.
+    """Take a run's jobs out of the queue, by the records of what was submitted: without its plan.
 
     Raises
     ------
     RunFolderError
         If Slurm cannot be told.
     """
-    settings = SlurmSettings.of_run(folder)
-    often = settings.profile.model_copy(update={"min_query_interval_s": _CANCEL_QUERY_S})
-    settings = replace(settings, profile=often)
     try:
         with folder.owned(wait_s=OTHERS_S):
             cancel_keeper(folder)
-            queue = look(folder, settings)
-            elements = {
-                element
-                for task_id, element in queue.waiting_elements().items()
-                if not folder.is_done(task_id)
-            }
+            recover_submissions(folder)
+            queue = ask_queue(folder, _CANCEL_QUERY_S)
+            elements = _unfinished_elements(folder, queue)
             cancel_jobs(queue.submissions, {element.partition("_")[0] for element in elements})
-            n_left = _wait_for_end(folder, settings, len(elements))
+            n_left = _wait_for_end(folder, len(elements))
     except SlurmCommandError as error:
         raise RunFolderError(str(error)) from error
     ended = f"{len(elements)} jobs taken out of the queue" if elements else "Nothing is running"
@@ -202,14 +209,17 @@ def cancel(folder: RunFolder, console: Console) -> int:
     return 0
 
 
-def _wait_for_end(folder: RunFolder, settings: SlurmSettings, n_left: int) -> int:
+def _wait_for_end(folder: RunFolder, n_left: int) -> int:
     limit_s = time.monotonic() + _CANCEL_S
     while n_left and time.monotonic() < limit_s:
         time.sleep(_REFRESH_S)
-        queue = look(folder, settings)
-        waiting = queue.waiting_elements()
-        n_left = len({e for task_id, e in waiting.items() if not folder.is_done(task_id)})
+        n_left = len(_unfinished_elements(folder, ask_queue(folder, _CANCEL_QUERY_S)))
     return n_left
+
+
+def _unfinished_elements(folder: RunFolder, queue: Queue) -> set[str]:
+    waiting = queue.waiting_elements()
+    return {element for task_id, element in waiting.items() if not folder.is_done(task_id)}
 
 
 def failed_tasks(folder: RunFolder) -> list[Task]:

@@ -70,7 +70,7 @@ def test_a_crash_between_the_renames_loses_nothing(tmp_path):
 def test_a_failed_write_leaves_the_last_one(tmp_path):
     checkpoints = Checkpoints(tmp_path, IDENTITY)
     checkpoints.save(state(1))
-    with pytest.raises(Exception, match="pickle|local object"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         checkpoints.save({"unpicklable": lambda: None})
     assert checkpoints.load()["row"][0]["epoch"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -72,8 +72,8 @@ def test_a_time_limit_is_continued_from_what_is_done(
         "signal_delay_s: 5\nmin_query_interval_s: 1\n"
         'default: {setup: ["[ $SLURM_RESTART_COUNT ] || sleep 20"]}\n'
     )
-    config = written(tmp_path, LONG.replace("n_train: 1200", "n_train: 9000"))
-    limit = ("--set", "resources.extract.timeout_min=1")
+    config = written(tmp_path, LONG.replace("n_train: 1200", "n_train: 6000"))
+    limit = ("--set", "resources.extract.timeout_min=1", "--set", "extraction.batch_size=2")
     sweep(config, "--out", folder, "--profile", profile, *limit)
     assert_all_done_once(folder)
     assert classes(folder) == {}

@@ -155,6 +155,21 @@ def test_damaged_features_are_rebuilt(config: Path, undisturbed: Path, tmp_path:
     assert_same_tables(folder, undisturbed)
 
 
+def test_results_that_are_damaged_or_mixed_up_are_computed_again(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    cut, other, source = sorted((folder / "results").glob("encode-*"))[:3]
+    cut.write_bytes(cut.read_bytes()[:300])
+    shutil.copyfile(source, other)
+    assert "2 results cannot be used: " in sweep("collect", folder, expect=1)
+    output = sweep(config, "--out", folder)
+    assert "2 results are damaged or those of other tasks, and are computed again; " in output
+    assert cut.name in output
+    assert_same_tables(folder, undisturbed)
+
+
 def test_a_failed_task_leaves_rows_reasons_and_a_way_back(config: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     assert "2 of them" not in sweep("plan", config, "--out", run.path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,10 @@ from toolkit.results.columns import (
 from toolkit.results.errors import ResultError
 
 SUMMARY_KEY = b"toolkit.encode.summary"
+TASK_KEY = b"toolkit.task"  # the id, which is also the name of the file
+
+# Threads hide the latency of a network file system.
+_N_READERS = 8
 
 _SCORE_SCHEMA = schema(SCORE_COLUMNS)
 _REQUIRED = names(SUMMARY_COLUMNS)
@@ -97,7 +103,9 @@ def write_scores(path: str | Path, neurons: pd.DataFrame, summary: dict[str, Any
     table = _score_table(path, neurons)
     as_json = _to_json(summary, path)
     summary_row(json.loads(as_json), source=path)
-    table = table.replace_schema_metadata({SUMMARY_KEY: as_json.encode()})
+    table = table.replace_schema_metadata(
+        {SUMMARY_KEY: as_json.encode(), TASK_KEY: path.stem.encode()}
+    )
     with atomic_path(path, durable=True) as temporary:
         pq.write_table(
             table,
@@ -115,7 +123,8 @@ def read_scores(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     Raises
     ------
     ResultError
-        If the file is missing, truncated, damaged, or was written by something else.
+        If the file is missing, truncated, damaged, that of another task, or was written by
+        something else.
     """
     table, summary = read_score_table(Path(path))
     return table.to_pandas(), summary
@@ -139,11 +148,45 @@ def read_score_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
             f"{path}: not the result of a read-out or training: expected a summary and the columns "
             f"{', '.join(_SCORE_SCHEMA.names)}; found the columns {', '.join(table.column_names)}"
         )
+    _require_own(path, metadata)
     try:
         summary = json.loads(metadata[SUMMARY_KEY])
     except ValueError as error:
         raise ResultError(f"{path}: its summary is not JSON: {error}") from error
     return table, summary
+
+
+def damaged_results(paths: Iterable[Path]) -> list[Path]:
+    """Files that are no results of the tasks they are named after, as far as their ends tell.
+
+    Parameters
+    ----------
+    paths
+        Result files of read-outs and trainings; those that are not there are left out.
+    """
+
+    def is_damaged(path: Path) -> bool:
+        try:
+            _require_own(path, pq.read_metadata(path).metadata or {})
+        except FileNotFoundError:
+            return False
+        except (OSError, pa.ArrowException, ResultError):
+            return True
+        return False
+
+    found = list(paths)
+    with ThreadPoolExecutor(_N_READERS) as readers:
+        marks = list(readers.map(is_damaged, found))
+    return [path for path, damaged in zip(found, marks, strict=True) if damaged]
+
+
+def _require_own(path: Path, metadata: Mapping[bytes, bytes]) -> None:
+    if metadata.get(TASK_KEY) != path.stem.encode():
+        other = metadata.get(TASK_KEY, b"no task").decode(errors="replace")
+        raise ResultError(
+            f"{path}: is the result of {other}, not of the task it is named after; delete it and "
+            "run its task again"
+        )
 
 
 def summary_row(summary: dict[str, Any], *, source: Path) -> dict[str, Any]:

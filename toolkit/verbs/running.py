@@ -46,6 +46,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     with _held(folder, on_slurm="slurm" in settings):
         sweep.catalog.save(folder.catalog_path)
         folder.write_plan(tasks, settings)
+        _remove_damaged_results(folder, tasks, console)
     n_done = len(folder.done_ids() & {task.id for task in tasks})
     if n_done == len(tasks):
         console.print(f"Nothing to run: all {n_done} tasks are done.")
@@ -58,6 +59,23 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.detach:
         return local.detach(folder, _words_of_run(options, folder), console)
     return local.dispatch(folder, tasks, console)
+
+
+def _remove_damaged_results(folder: RunFolder, tasks: Sequence[Task], console: Console) -> None:
+    """Let what cannot be read be computed again."""
+    from toolkit.results.scores import damaged_results
+
+    damaged = damaged_results(
+        folder.result_path(task.id) for task in tasks if task.kind.gives_scores
+    )
+    for path in damaged:
+        path.unlink()
+    if damaged:
+        console.print(
+            f"{len(damaged)} results are damaged or those of other tasks, and are computed again; "
+            f"the first is {damaged[0].name}.",
+            style="yellow",
+        )
 
 
 def retry(options: argparse.Namespace, console: Console) -> int:

@@ -80,6 +80,14 @@ def finish(folder: RunFolder, console: Console) -> int:
         console.print(reasons)
     results.print_best(table, console)
     console.print(f"{folder.path / 'results.parquet'}", soft_wrap=True)
+    bad = table[table["error_class"] == "bad_result"]
+    if len(bad):
+        console.print(
+            f"{len(bad)} results cannot be used: {bad.iloc[0]['error_message']}",
+            style="yellow",
+            soft_wrap=True,
+        )
+        return EXIT_UNFINISHED
     return exit_status(views)
 
 

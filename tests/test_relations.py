@@ -612,6 +612,7 @@ executor: {{kind: inprocess}}
 """
 ALEXNET = "training.zoo.network={library: torchvision, names: alexnet, weights: random}"
 # Key of a class → what to change first, if anything, and the change that changes what is computed.
+SWAPPED = "protocol={kind: fixed, train: val, test: train}"
 STRATIFIED = "protocol={kind: stratified, train_size: 0.8}"
 DECIDES: dict[str, tuple[str, ...]] = {
     "SweepConfig.seed": ("seed=1",),
@@ -622,8 +623,8 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "SyntheticDataset.n_categories": ("dataset.n_categories=4",),
     "SyntheticDataset.image_px": ("dataset.image_px=17",),
     "SyntheticDataset.seed": ("dataset.seed=1",),
-    "FixedProtocol.train": ("protocol={kind: fixed}", "protocol.train=val"),
-    "FixedProtocol.test": ("protocol={kind: fixed}", "protocol.test=train"),
+    "FixedProtocol.train": ("protocol={kind: fixed}", SWAPPED),
+    "FixedProtocol.test": (SWAPPED, "protocol={kind: fixed}"),
     "KFoldProtocol.n_splits": ("protocol.n_splits=4",),
     "KFoldProtocol.by": ("protocol.by=object",),
     "KFoldProtocol.seed": ("protocol.seed=1",),

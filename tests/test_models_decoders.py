@@ -84,3 +84,8 @@ def test_a_decoder_of_terabytes_is_refused_before_it_is_allocated():
     for part in (f"{weights_bytes:,}", f"{5 * weights_bytes:,}", "1,000,000,000", "pool_px"):
         assert part in str(caught.value)
     require_room(spec, shape, 168, memory_bytes=5 * weights_bytes, n_copies=5)
+
+
+def test_a_decoder_without_end_is_refused():
+    with pytest.raises(ModelError, match="cannot be built"):
+        decoder_bytes(DecoderSpec("dense", pool_px=99_999_999), (128, 4, 4), 168)

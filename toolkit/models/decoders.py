@@ -99,9 +99,18 @@ def build_decoder(spec: DecoderSpec, shape: Sequence[int], n_outputs: int) -> nn
 
 
 def decoder_bytes(spec: DecoderSpec, shape: Sequence[int], n_outputs: int) -> int:
-    """Bytes of a decoder's weights in float32, known without allocating them."""
-    with torch.device("meta"):
-        decoder = build_decoder(spec, shape, n_outputs)
+    """Bytes of a decoder's weights in float32, known without allocating them.
+
+    Raises
+    ------
+    ModelError
+        If it needs maps, and the trunk gives none; or if there is no number for its weights.
+    """
+    try:
+        with torch.device("meta"):
+            decoder = build_decoder(spec, shape, n_outputs)
+    except (OverflowError, RuntimeError) as error:
+        raise ModelError(f"a decoder of this size cannot be built: {error}") from error
     return sum(4 * parameter.numel() for parameter in decoder.parameters())
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from toolkit import results
@@ -25,6 +27,7 @@ from toolkit.cluster.scheduler_output import SchedulerView
 from toolkit.config import load_config
 from toolkit.plan import make_plan
 from toolkit.results.columns import SUMMARY_COLUMNS, names
+from toolkit.results.scores import TASK_KEY
 from toolkit.task import Task, TaskKind
 
 N_NEURONS = 168
@@ -114,15 +117,17 @@ def _write_submissions(run: RunFolder, tasks: tuple[Task, ...], settings: SlurmS
 
 def _write_results(run: RunFolder, tasks: tuple[Task, ...], config_hash: str) -> None:
     encode = [task for task in tasks if task.kind is TaskKind.ENCODE]
-    contents: list[bytes] = []
+    templates: list[pa.Table] = []
     for i, task in enumerate(encode):
         path = run.result_path(task.id)
         if i < _N_DIFFERENT:
             neurons = _synthetic_neurons(i)
             results.write_scores(path, neurons, _summary(neurons, config_hash))
-            contents.append(path.read_bytes())
+            templates.append(pq.read_table(path))
         else:
-            path.write_bytes(contents[i % _N_DIFFERENT])
+            template = templates[i % _N_DIFFERENT]
+            metadata = {**template.schema.metadata, TASK_KEY: task.id.encode()}
+            pq.write_table(template.replace_schema_metadata(metadata), path, compression="zstd")
     for task in tasks:
         if task.kind is TaskKind.EXTRACT:
             report = {"task_id": task.id, "label": task.label, "seconds": 1.0, "device": "cpu"}

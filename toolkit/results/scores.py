@@ -137,7 +137,7 @@ def read_score_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
             table = file.read(use_threads=False)
     except FileNotFoundError as error:
         raise ResultError(f"{path}: there is no such result file") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ResultError(
             f"{path}: cannot be read as a Parquet file ({error}); if it is damaged, delete it and "
             "run its task again"
@@ -170,7 +170,7 @@ def damaged_results(paths: Iterable[Path]) -> list[Path]:
             _require_own(path, pq.read_metadata(path).metadata or {})
         except FileNotFoundError:
             return False
-        except (OSError, pa.ArrowException, ResultError):
+        except (OSError, UnicodeDecodeError, pa.ArrowException, ResultError):
             return True
         return False
 

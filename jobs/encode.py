@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from toolkit.data import NeuralDataset
     from toolkit.encoding import Readout, ReadoutScores
     from toolkit.encoding.protocols import Split
-    from toolkit.features.errors import DamagedChunkError
 
 _log = logging.getLogger("toolkit")
 
@@ -28,11 +27,13 @@ _log = logging.getLogger("toolkit")
 def encode_layer(task: Task, session: Session, _: Callable[[int, int], None]) -> None:
     """Run one encode task and publish its scores.
 
-    A damaged chunk of features makes the extraction undone for the images concerned, so that
-    the next round rebuilds them.
+    Damage makes the extraction undone, of a chunk for the images concerned, of the only copy of a
+    Gram matrix for the layer, of the store's metadata altogether, so that the next round rebuilds
+    it.
     """
     from toolkit import results
-    from toolkit.features.errors import DamagedChunkError
+    from toolkit.encoding.errors import DamagedGramError
+    from toolkit.features.errors import DamagedChunkError, DamagedStoreError
 
     meter = Meter()
     dataset = session.dataset_for_encoding(task)
@@ -40,7 +41,7 @@ def encode_layer(task: Task, session: Session, _: Callable[[int, int], None]) ->
     score = _similarity if is_similarity else _predict
     try:
         neurons, scores = score(task, session, dataset)
-    except DamagedChunkError as error:
+    except (DamagedChunkError, DamagedGramError, DamagedStoreError) as error:
         _undo_extraction(session, task, error)
         raise
     summary = {
@@ -108,17 +109,22 @@ def _score(
 
     from toolkit.encoding.reduced import score_reduced
 
-    with session.compute(task):
-        scores = score_reduced(
-            session.features(task),
-            dataset.responses,
-            readout,
-            splits,
-            solver=solver,
-            memory_bytes=task.options["memory_gb"] * 1e9,
-            n_threads=session.n_cpus,
-            n_permutations=n_permutations,
-        )
+    features = session.features(task)
+    try:
+        with session.compute(task):
+            scores = score_reduced(
+                features,
+                dataset.responses,
+                readout,
+                splits,
+                solver=solver,
+                memory_bytes=task.options["memory_gb"] * 1e9,
+                n_threads=session.n_cpus,
+                n_permutations=n_permutations,
+            )
+    except Exception:  # a missing chunk reads as NaN, and zarr does not say which one is damaged
+        session.store(task).require_sound(task.params["layer"])
+        raise
     return scores, solver
 
 
@@ -209,12 +215,20 @@ def _similarity(
     }
 
 
-def _undo_extraction(session: Session, task: Task, error: DamagedChunkError) -> None:
+def _undo_extraction(session: Session, task: Task, error: Exception) -> None:
+    from toolkit.features.creation import remove_store
+    from toolkit.features.errors import DamagedChunkError, DamagedStoreError
     from toolkit.features.store import FeatureStore
 
-    store = FeatureStore.open(session.run.features_path(features_id(task)))
-    for block in error.blocks:
-        store.forget_block(block)
+    path = session.run.features_path(features_id(task))
+    if isinstance(error, DamagedChunkError):
+        store = FeatureStore.open(path)
+        for block in error.blocks:
+            store.forget_block(block)
+    elif isinstance(error, DamagedStoreError):
+        remove_store(path)
+    else:
+        session.run.gram_path(features_id(task), task.params["layer"]).unlink(missing_ok=True)
     for extract_id in task.inputs:
         session.run.result_path(extract_id).unlink(missing_ok=True)
-    _log.warning("%s; the images concerned will be extracted again", error)
+    _log.warning("%s; what is missing will be extracted again", error)

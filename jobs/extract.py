@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from jobs.meter import Meter
-from jobs.session import DataChangedError, Session
+from jobs.session import DataChangedError, Session, stored_content
 from toolkit.cluster.run_folder import write_text
 from toolkit.plan import features_id, form_of, layers_of
 from toolkit.task import Task
@@ -99,28 +99,29 @@ def _keep_features(
     progress: Progress,
 ) -> float:
     """What an earlier attempt has left to do; return which share of all that was."""
+    from toolkit.features.creation import remove_store
+    from toolkit.features.errors import DamagedStoreError
     from toolkit.features.extract import extract
     from toolkit.features.layout import part_of
     from toolkit.features.store import FeatureStore
 
-    form, layers = form_of(task), layers_of(task)
-    store = FeatureStore.create(
-        session.run.features_path(features_id(task)),
-        layers=[form.of_layer(layer) for layer in layers],
-        stimulus_ids=stimuli.ids,
-        provenance={key: value for key, value in task.params.items() if key != "part"},
-        dtype=form.stored_dtype,
-        shuffle=form.shuffle,
-    )
+    path = session.run.features_path(features_id(task))
+    content = vars(stored_content(task, stimuli.ids))
+    try:
+        store = FeatureStore.create(path, **content)
+    except DamagedStoreError as error:
+        _log.warning("%s", error)
+        remove_store(path)
+        store = FeatureStore.create(path, **content)
     part, n_parts = task.params.get("part", (0, 1))
     blocks = part_of(part, n_parts, store.n_blocks)
     n_left = len(set(store.missing_blocks()) & set(blocks))
     extract(
         _network(task, session, options.device),
         stimuli,
-        layers,
+        layers_of(task),
         store,
-        form=form,
+        form=form_of(task),
         options=options,
         blocks=blocks,
         progress=progress,
@@ -143,7 +144,7 @@ def _keep_gram_matrices(
     from toolkit.features.extract import extract_to_memory
 
     key, form = features_id(task), form_of(task)
-    missing = [x for x in layers_of(task) if not session.run.gram_path(key, x.name).is_file()]
+    missing = [x for x in layers_of(task) if not _is_kept(key, x.name, session, len(stimuli))]
     memory_bytes = int(_FEATURE_SHARE * _memory_bytes(task, options.device))
     value_bytes = 2 if form.dtype == "float16" else 4
     groups = list(layer_groups(missing, value_bytes * len(stimuli), memory_bytes))
@@ -158,6 +159,20 @@ def _keep_gram_matrices(
             statistics = _statistics(features.pop(layer.name), session.n_cpus)
             session.publish_statistics(key, layer.name, statistics)
     return len(missing) / len(layers_of(task))
+
+
+def _is_kept(key: str, layer: str, session: Session, n_stimuli: int) -> bool:
+    """Whether an earlier attempt has left a layer's Gram matrix, and left it whole."""
+    from toolkit.encoding.errors import DamagedGramError
+
+    try:
+        session.kept_statistics(key, layer, n_stimuli)
+    except FileNotFoundError:
+        return False
+    except DamagedGramError as error:
+        _log.warning("%s; its layer is extracted again", error)
+        return False
+    return True
 
 
 def layer_groups(

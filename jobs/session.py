@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import toolkit
 from toolkit.atomic import atomic_path
 from toolkit.cluster.run_folder import RunFolder
+from toolkit.plan import features_id, form_of, layers_of
 from toolkit.results.provenance import git_sha, versions
 from toolkit.task import Task, json_digest
 
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from toolkit.encoding import LayerEncoder
     from toolkit.encoding.compute import Compute
     from toolkit.encoding.statistics import LayerStatistics
+    from toolkit.features.creation import Content
+    from toolkit.features.store import FeatureStore
+
+_log = logging.getLogger("toolkit")
 
 _BLOCK_BYTES = 2**26
 
@@ -148,10 +155,40 @@ class Session:
 
     def features(self, task: Task) -> zarr.Array:
         """The stored features of an encode task's layer, (n_stimuli, n_features)."""
+        return self.store(task).array(task.params["layer"])
+
+    def store(self, task: Task) -> FeatureStore:
+        """The store of an encode task's features.
+
+        Raises
+        ------
+        FeatureError
+            If it was created for something else.
+        DamagedStoreError
+            If it is absent, or is not as it was planned.
+        """
+        from toolkit.features.creation import differences
+        from toolkit.features.errors import DamagedStoreError, FeatureError
         from toolkit.features.store import FeatureStore
 
-        extract_id, layer = _layer_of(task)
-        return FeatureStore.open(self.run.features_path(extract_id)).array(layer)
+        path = self.run.features_path(_layer_of(task)[0])
+        store = FeatureStore.open(path)
+        stimulus_ids = self.dataset(task.options["dataset"]).stimuli.ids
+        (extraction,) = self.run.find_tasks(task.inputs[:1])
+        content = stored_content(extraction, store.stimulus_ids)
+        found = differences(store.content, content)
+        if store.provenance != content.provenance:
+            raise FeatureError(
+                f"the feature store {path} was created for something else: {'; '.join(found)}; "
+                "move or remove it"
+            )
+        if found or store.n_stimuli != len(stimulus_ids):
+            raise DamagedStoreError(
+                f"the feature store {path} is damaged "
+                f"({'; '.join(found) or f'it has {store.n_stimuli} stimuli'}); a run extracts it "
+                "again by itself"
+            )
+        return store
 
     @contextmanager
     def compute(self, task: Task) -> Iterator[Compute]:
@@ -169,14 +206,39 @@ class Session:
             yield compute
 
     def _read_statistics(self, task: Task) -> LayerStatistics:
-        from toolkit.encoding.statistics import load_statistics
+        from toolkit.encoding.errors import DamagedGramError
 
-        path = self.run.gram_path(*_layer_of(task))
-        if path.is_file():
-            return load_statistics(path)
+        (extraction,) = self.run.find_tasks(task.inputs[:1])
+        is_all_there_is = form_of(extraction).kind == "gram"
+        n_stimuli = len(self.dataset(task.options["dataset"]).stimuli)
+        try:
+            return self.kept_statistics(*_layer_of(task), n_stimuli)
+        except FileNotFoundError:
+            if is_all_there_is:
+                path = self.run.gram_path(*_layer_of(task))
+                raise DamagedGramError(f"there is no Gram matrix at {path}") from None
+        except DamagedGramError as error:
+            if is_all_there_is:
+                raise
+            _log.warning("%s; it is computed again from the features", error)
         statistics = self._compute_statistics(task)
         self.publish_statistics(*_layer_of(task), statistics)
         return statistics
+
+    def kept_statistics(self, features_id: str, layer: str, n_stimuli: int) -> LayerStatistics:
+        """What :meth:`publish_statistics` has kept.
+
+        Raises
+        ------
+        FileNotFoundError
+            If nothing is kept.
+        DamagedGramError
+            If what is kept is damaged, or is not of this layer and number of images.
+        """
+        from toolkit.encoding.statistics import load_statistics
+
+        path = self.run.gram_path(features_id, layer)
+        return load_statistics(path, features_id=features_id, layer=layer, n_stimuli=n_stimuli)
 
     def publish_statistics(self, features_id: str, layer: str, statistics: LayerStatistics) -> None:
         """Keep a layer's Gram matrix and the sums of its rows for the run's other jobs."""
@@ -185,20 +247,17 @@ class Session:
         path = self.run.gram_path(features_id, layer)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
-            save_statistics(temporary, statistics)
+            save_statistics(temporary, statistics, features_id=features_id, layer=layer)
 
     def _compute_statistics(self, task: Task) -> LayerStatistics:
         from toolkit.encoding.gram import layer_statistics
-        from toolkit.features.store import FeatureStore
 
-        extract_id, layer = _layer_of(task)
-        path = self.run.features_path(extract_id)
+        store, layer = self.store(task), task.params["layer"]
         if task.options["workers"] != "threads":
             from toolkit.encoding.compute import stored_statistics
 
             with self.compute(task) as compute:
-                return stored_statistics(path, layer, compute)
-        store = FeatureStore.open(path)
+                return stored_statistics(store.path, layer, compute)
         return layer_statistics(
             partial(store.read, layer),
             store.column_blocks(layer, _BLOCK_BYTES),
@@ -207,7 +266,20 @@ class Session:
         )
 
 
-def _layer_of(task: Task) -> tuple[str, str]:
-    from toolkit.plan import features_id
+def stored_content(extraction: Task, stimulus_ids: Sequence[str]) -> Content:
+    """What the store of an extract task, and of the other parts of its images, is created for."""
+    from toolkit.features.creation import Content, stored
 
+    form = form_of(extraction)
+    params = {key: value for key, value in extraction.params.items() if key != "part"}
+    return Content(
+        layers=stored(form.of_layer(layer) for layer in layers_of(extraction)),
+        stimulus_ids=tuple(stimulus_ids),
+        provenance=json.loads(json.dumps(params)),
+        dtype=form.stored_dtype,
+        shuffle=form.shuffle,
+    )
+
+
+def _layer_of(task: Task) -> tuple[str, str]:
     return features_id(task), task.params["layer"]

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -427,14 +428,18 @@ def test_encode_tasks_on_several_nodes_give_the_scores_of_one_process(
     assert any("Registered to" in text for text in logs)
     if solver == "gram":
         for task in tasks:
-            path = run.gram_path(task.inputs[0], task.params["layer"])
-            store = FeatureStore.open(run.features_path(task.inputs[0]))
+            extract_id, layer = task.inputs[0], task.params["layer"]
+            store = FeatureStore.open(run.features_path(extract_id))
             expected = layer_statistics(
-                lambda s, store=store, task=task: store.read(task.params["layer"], s),
-                store.column_blocks(task.params["layer"], 2**26),
-                store.n_stimuli,
+                partial(store.read, layer), store.column_blocks(layer, 2**26), store.n_stimuli
             )
-            np.testing.assert_allclose(load_statistics(path).gram, expected.gram, atol=1e-6)
+            kept = load_statistics(
+                run.gram_path(extract_id, layer),
+                features_id=extract_id,
+                layer=layer,
+                n_stimuli=store.n_stimuli,
+            )
+            np.testing.assert_allclose(kept.gram, expected.gram, atol=1e-6)
     limit_s = time.monotonic() + 60
     while slurm_cluster.run(["squeue", "--noheader"]).stdout:
         assert time.monotonic() < limit_s, slurm_cluster.run(["squeue"]).stdout

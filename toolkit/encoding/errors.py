@@ -13,6 +13,12 @@ class FeaturesError(EncodingError):
     error_class = "bad_features"
 
 
+class DamagedGramError(FeaturesError):
+    """A kept Gram file that is not whole, or not of the layer and images it is filed under."""
+
+    error_class = "damaged_features"
+
+
 class ResponsesError(EncodingError):
     """Responses that hold NaN or infinity, or do not match the Gram matrix."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.encoding.errors import FeaturesError
+from toolkit.encoding.errors import DamagedGramError, FeaturesError
 
 # Rows held in float64 at a time: 17 MB of a block of 16,384 columns.
 _SLAB_ROWS = 128
@@ -173,8 +173,20 @@ def _row_statistics(sums: NDArray[np.float64], mean: NDArray[np.float64]) -> Row
     )
 
 
-def save_statistics(path: Path, statistics: LayerStatistics) -> None:
-    """Write statistics as a NumPy ``.npz``; :func:`load_statistics` reads it."""
+def save_statistics(
+    path: Path, statistics: LayerStatistics, *, features_id: str, layer: str
+) -> None:
+    """Write statistics as a NumPy ``.npz`` that says whose they are.
+
+    Parameters
+    ----------
+    path
+        Where; :func:`load_statistics` reads it.
+    statistics
+        Of all images.
+    features_id, layer
+        Whose they are.
+    """
     rows = statistics.rows
     with path.open("wb") as file:
         np.savez(
@@ -183,23 +195,49 @@ def save_statistics(path: Path, statistics: LayerStatistics) -> None:
             row_sums=rows.row_sums,
             mean_products=rows.mean_products,
             scalars=np.array([rows.n_features, rows.grand_mean, rows.mean_spread]),
+            of=_owner(features_id, layer),
         )
 
 
-def load_statistics(path: Path) -> LayerStatistics:
+def load_statistics(path: Path, *, features_id: str, layer: str, n_stimuli: int) -> LayerStatistics:
     """Read what :func:`save_statistics` wrote.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    features_id, layer
+        Whose statistics are wanted.
+    n_stimuli
+        How many images they are of.
 
     Raises
     ------
-    FeaturesError
-        If the file is damaged (the archive's checksums tell) or is something else.
+    FileNotFoundError
+        If there is no file.
+    DamagedGramError
+        If the file is damaged (the archive's checksums tell), is something else, or is of another
+        layer or number of images.
     """
     try:
-        with np.load(path) as file:
+        with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        of = arrays.pop("of").tobytes()
         n_features, grand_mean, mean_spread = arrays.pop("scalars")
         gram = arrays.pop("gram")
         rows = RowStatistics(int(n_features), float(grand_mean), float(mean_spread), **arrays)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise FeaturesError(f"{path} is damaged ({error}); delete it and run again") from error
-    return LayerStatistics.from_gram(gram, rows)
+        statistics = LayerStatistics.from_gram(gram, rows)
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception:  # NumPy's own words would advise to unpickle the file
+        raise DamagedGramError(f"{path} is damaged: it is no whole Gram matrix") from None
+    if of != _owner(features_id, layer).tobytes():
+        raise DamagedGramError(f"{path} is the Gram matrix of another layer or other features")
+    if len(gram) != n_stimuli:
+        raise DamagedGramError(f"{path} is of {len(gram)} images, not of {n_stimuli}")
+    return statistics
+
+
+def _owner(features_id: str, layer: str) -> NDArray[np.uint8]:
+    """Whose statistics are, as bytes: text in NumPy's own form loses zeros at its end."""
+    return np.frombuffer(json.dumps([features_id, layer]).encode(), np.uint8)

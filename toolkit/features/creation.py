@@ -79,6 +79,29 @@ def create_group(path: Path, content: Content) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def remove_store(path: Path) -> None:
+    """Remove a feature store, or what damage has left of one; it disappears at once.
+
+    Raises
+    ------
+    FeatureError
+        If what is there does not look like a store: it has neither metadata nor ids.
+    """
+    if not path.exists():
+        return
+    if not ((path / "zarr.json").exists() or (path / STIMULUS).exists()):
+        raise FeatureError(f"{path} is in the way of a feature store; move or remove it")
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:  # another process was faster
+        return
+    if aside.is_symlink():
+        aside.unlink()
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _fill_group(path: Path, content: Content) -> None:
     n_stimuli = len(content.stimulus_ids)
     block_rows = layout.block_rows(content.layers, content.dtype)

@@ -13,6 +13,12 @@ class FeatureError(ValueError):
     error_class = "bad_features"
 
 
+class DamagedStoreError(FeatureError):
+    """There is no feature store, or its metadata or ids are not whole: all is to be rebuilt."""
+
+    error_class = "damaged_features"
+
+
 class FeatureStorageError(OSError):
     """The disk refused the features."""
 

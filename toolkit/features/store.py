@@ -8,18 +8,19 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.errors import GroupNotFoundError
 
 from toolkit.features import layout
 from toolkit.features.creation import Content, create_group, differences, stored
 from toolkit.features.errors import (
     DamagedChunkError,
+    DamagedStoreError,
     DiskFullError,
     FeatureError,
     FeatureStorageError,
@@ -29,6 +30,7 @@ from toolkit.features.shards import NotFiniteError, Shard, encode_shard
 from toolkit.models import LayerInfo
 
 _CHUNK_KEY = "c.{block}.0"
+_CHECKED_BYTES = 2**26
 
 
 class FeatureStore:
@@ -55,27 +57,29 @@ class FeatureStore:
 
     Raises
     ------
-    FeatureError
-        If there is no store at ``path``.
+    DamagedStoreError
+        If there is no store at ``path``, or its metadata or ids are not whole.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
+        with self._damage_if_unreadable(self.path):
             group = zarr.open_group(self.path, mode="r")
-            ids = group[layout.STIMULUS]
-        except (FileNotFoundError, GroupNotFoundError, KeyError) as error:
-            raise FeatureError(f"no feature store at {self.path}; run the extraction") from error
-        arrays = {name: array for name, array in group.arrays() if name != layout.STIMULUS}
-        first = next(iter(arrays.values()))
-        self.content = Content(
-            layers=_layers_of(arrays),
-            stimulus_ids=tuple(str(name) for name in ids[:]),
-            provenance=dict(group.attrs["provenance"]),
-            dtype=str(first.dtype),
-            shuffle=first.compressors[0].to_dict()["configuration"]["shuffle"],
-        )
-        self.block_rows: int = first.chunks[0]
+            ids = tuple(str(name) for name in group[layout.STIMULUS][:])
+            arrays = {name: array for name, array in group.arrays() if name != layout.STIMULUS}
+            if not arrays or len(set(ids)) < len(ids):
+                raise ValueError("it has no layers" if not arrays else "its stimulus ids repeat")
+            first = next(iter(arrays.values()))
+            self.content = Content(
+                layers=_layers_of(arrays),
+                stimulus_ids=ids,
+                provenance=dict(group.attrs["provenance"]),
+                dtype=str(first.dtype),
+                shuffle=first.compressors[0].to_dict()["configuration"]["shuffle"],
+            )
+            self.block_rows: int = first.chunks[0]
+            for array in arrays.values():
+                self._require_own(array)
         self._whole_shards: dict[str, zarr.Array] = {}
 
     @classmethod
@@ -84,8 +88,8 @@ class FeatureStore:
 
         Raises
         ------
-        FeatureError
-            If there is none.
+        DamagedStoreError
+            If there is none, or its metadata or ids are not whole.
         """
         return cls(path)
 
@@ -124,6 +128,8 @@ class FeatureStore:
         FeatureError
             If ids or layers repeat or are missing, or if the store that is there was created for
             something else; the message says what differs.
+        DamagedStoreError
+            If the metadata or ids of the store that is there are not whole.
         """
         path = Path(path)
         content = Content(
@@ -136,6 +142,8 @@ class FeatureStore:
         if not path.exists():
             create_group(path, content)
         store = cls(path)
+        for name in store.layer_names:
+            store.array(name)
         if found := differences(store.content, content):
             raise FeatureError(
                 f"the feature store {path} was created for something else: {'; '.join(found)}; "
@@ -214,7 +222,10 @@ class FeatureStore:
         return self._missing_blocks(self.layers)
 
     def _missing_blocks(self, layers: Iterable[LayerInfo]) -> list[int]:
-        files = [set(_file_names(self.path / layer.name)) for layer in layers]
+        files = []
+        for layer in layers:
+            with self._damage_if_unreadable(self.path / layer.name):
+                files.append(set(_file_names(self.path / layer.name)))
         present = set.intersection(*files)
         return [b for b in range(self.n_blocks) if _CHUNK_KEY.format(block=b) not in present]
 
@@ -326,8 +337,19 @@ class FeatureStore:
 
         Damage raises ``ValueError`` and missing chunks read as NaN; :meth:`read` is faster and
         names both.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such layer.
+        DamagedStoreError
+            If the array's own metadata are not whole, or are another array's.
         """
-        return zarr.open_group(self.path, mode="r")[self.layer(layer).name]
+        path = self.path / self.layer(layer).name
+        with self._damage_if_unreadable(path):
+            array = zarr.open_array(path, mode="r", zarr_format=3)
+            self._require_own(array, self.layer(layer))
+        return array
 
     def read(self, layer: str, columns: slice) -> np.ndarray:
         """All rows of some features of a layer, checked.
@@ -352,6 +374,8 @@ class FeatureStore:
             If there is no such layer.
         DamagedChunkError
             If row blocks are missing, or a chunk fails its checksum.
+        DamagedStoreError
+            If the array's own metadata are not whole, or are another array's.
         """
         start, stop, step = columns.indices(self.layer(layer).n_features)
         if step != 1:
@@ -368,6 +392,11 @@ class FeatureStore:
                 raise self._damage(layer, aligned, damaged) from error
             raise
         return values[: self.n_stimuli, start - aligned.start : stop - aligned.start]
+
+    def require_sound(self, layer: str) -> None:
+        """Read a layer once; raises what :meth:`read` does."""
+        for columns in self.column_blocks(layer, _CHECKED_BYTES):
+            self.read(layer, columns)
 
     def column_blocks(self, layer: str, max_bytes: int) -> list[slice]:
         """Slices of whole chunks for :meth:`read`, each of at most ``max_bytes`` once read.
@@ -389,12 +418,37 @@ class FeatureStore:
         """
         if name not in self._whole_shards:
             with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-                array = zarr.open_group(self.path, mode="r")[name]
+                array = self.array(name)
                 shape = (self.n_blocks * self.block_rows, array.shards[1])
                 self._whole_shards[name] = zarr.Array(
                     zarr.AsyncArray(array.metadata.update_shape(shape), array.store_path)
                 )
         return self._whole_shards[name]
+
+    @contextmanager
+    def _damage_if_unreadable(self, path: Path) -> Iterator[None]:
+        """What the body reads of the store's metadata may be absent or damaged."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as error:
+            what = "there is no feature store" if path == self.path else "a layer is absent"
+            raise DamagedStoreError(f"{what} at {path}; a run extracts it by itself") from error
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # of JSON, of codecs, of zarr's checks
+            what = f"{type(error).__name__}: {error}"[:300]
+            raise DamagedStoreError(
+                f"the feature store {path} is damaged ({what}); a run extracts it again by itself"
+            ) from error
+
+    def _require_own(self, array: zarr.Array, layer: LayerInfo | None = None) -> None:
+        """The array's form follows from what it is called, from its layer's shape and the ids."""
+        (found,) = _layers_of({array.metadata.dimension_names[1].removesuffix(".feature"): array})
+        form = (array.shape, array.chunks, str(array.dtype))
+        shape = (self.n_stimuli, found.n_features)
+        chunks = (self.block_rows, layout.chunk_features(found.n_features))
+        if form != (shape, chunks, self.dtype) or found != (layer or self.layer(found.name)):
+            raise ValueError(f"the array of layer {found.name!r} is not as its metadata say")
 
     def _shard_path(self, layer: str, block: int) -> Path:
         return self.path / layer / _CHUNK_KEY.format(block=block)

@@ -59,11 +59,13 @@ class Recordings:
         task = self.task(row)
         if task is None or task.kind is not TaskKind.ENCODE:
             return None
-        path = self._runs[row["run"]].gram_path(features_id(task), task.params["layer"])
-        if not path.is_file():
-            return None
+        key, layer = features_id(task), task.params["layer"]
+        path = self._runs[row["run"]].gram_path(key, layer)
+        n_stimuli = self._tasks[row["run"], task.inputs[0]].columns["n_stimuli"]
         try:
-            return load_statistics(path)
+            return load_statistics(path, features_id=key, layer=layer, n_stimuli=n_stimuli)
+        except FileNotFoundError:
+            return None
         except EncodingError as error:
             self._note(str(error))
             return None

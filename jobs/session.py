@@ -155,7 +155,9 @@ class Session:
 
     def features(self, task: Task) -> zarr.Array:
         """The stored features of an encode task's layer, (n_stimuli, n_features)."""
-        return self.store(task).array(task.params["layer"])
+        store, layer = self.store(task), task.params["layer"]
+        store.require_blocks(layer)
+        return store.array(layer)
 
     def store(self, task: Task) -> FeatureStore:
         """The store of an encode task's features.

@@ -288,18 +288,31 @@ def test_an_extraction_that_finds_a_damaged_store_begins_anew(
     assert scores(run) == scores(undisturbed["features"])
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, cut, zeros, flip_a_bit])
+def exchange(path: Path) -> None:
+    shutil.copyfile(path.parents[1] / LAYERS[0] / path.name, path)
+
+
+def shift(path: Path) -> None:
+    shutil.copyfile(path.with_name("c.1.0"), path)
+
+
+@pytest.mark.parametrize("form", ["features", "covariance"])
+@pytest.mark.parametrize("damage", [Path.unlink, cut, zeros, flip_a_bit, exchange, shift])
 def test_damaged_chunks_are_noticed_by_every_solver(
     undisturbed: dict[str, RunFolder],
     copied: Callable[[str], RunFolder],
     damage: Callable[[Path], None],
+    form: str,
 ) -> None:
-    run = copied("covariance")
-    damage(store_of(run) / LAYERS[1] / "c.0.0")
-    ((error_class, _),) = round_of(run).values()
-    assert error_class == "damaged_features"
+    run = copied(form)
+    for path in grams_of(run):
+        path.unlink(missing_ok=True)
+    chunk = store_of(run) / LAYERS[1] / "c.0.0"
+    damage(chunk)
+    ((error_class, message),) = round_of(run).values()
+    assert error_class == "damaged_features" and str(chunk) in message
     assert round_of(run) == {}
-    assert scores(run) == scores(undisturbed["covariance"])
+    assert scores(run) == scores(undisturbed[form])
 
 
 def test_what_is_whole_and_something_else_stays(copied: Callable[[str], RunFolder]) -> None:

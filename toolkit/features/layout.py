@@ -2,7 +2,8 @@
 
 A store holds one array per layer, images by features. A *row block* is some consecutive images:
 what is written, lost and rebuilt together. Each layer has one file per row block, a shard of chunks
-of at most ``MAX_CHUNK_FEATURES`` features, each compressed and followed by its CRC32C.
+of at most ``MAX_CHUNK_FEATURES`` features, each compressed and followed by its CRC32C. Before them
+the file says whose it is; readers of Zarr go by the index at its end and pass over that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MAX_BLOCK_BYTES = 2**29
 MAX_CHUNK_FEATURES = 16384
 # Header of a Blosc buffer and the CRC32C after it; offset, length of a chunk in the shard's index.
 CHUNK_OVERHEAD_BYTES = 16 + 4 + 16
-SHARD_OVERHEAD_BYTES = 4
+OWNER_BYTES = 16
+SHARD_OVERHEAD_BYTES = OWNER_BYTES + 4
 GRAM_VALUE_BYTES = 8  # Gram matrices are float64
 STIMULUS = "stimulus"  # the array of ids, and the name of the rows' dimension
 # A file of a layer has its name and some more, which is different while it is written.

@@ -39,7 +39,7 @@ class Shard:
     Parameters
     ----------
     parts
-        Chunks with their checksums, and at last the index.
+        Whose they are, chunks with their checksums, and at last the index.
     """
 
     parts: Sequence[bytes]
@@ -64,6 +64,7 @@ class Shard:
 def encode_shard(
     values: NDArray[np.floating],
     *,
+    owner: bytes,
     block_rows: int,
     chunk_features: int,
     shuffle: str,
@@ -76,6 +77,8 @@ def encode_shard(
     values
         (rows, n_features), float32 or float16, as they are stored; fewer rows than ``block_rows``
         are filled up with NaN.
+    owner
+        Whose they are: what the file begins with.
     block_rows, chunk_features
         Shape of a chunk.
     shuffle
@@ -101,8 +104,9 @@ def encode_shard(
     wait(futures)
     chunks = [future.result() for future in futures]
     lengths = np.array([len(buffer) + len(checksum) for buffer, checksum in chunks])
-    index = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype("<u8").tobytes()
-    return Shard([part for chunk in chunks for part in chunk] + [index, _crc32c(index)])
+    starts_in_file = len(owner) + np.cumsum(lengths) - lengths
+    index = np.stack([starts_in_file, lengths], axis=1).astype("<u8").tobytes()
+    return Shard([owner, *(part for chunk in chunks for part in chunk), index, _crc32c(index)])
 
 
 def _encoded(

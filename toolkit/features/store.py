@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -44,8 +45,8 @@ class FeatureStore:
 
     A row block of a layer is one file, a shard of chunks, and appears whole: a block is written
     when the files of all layers are there. A missing chunk reads as NaN, which no network may
-    write, and every chunk carries a CRC32C. Files are not flushed one by one: what a crash of the
-    whole machine takes away fails its checksum when it is read.
+    write, every chunk carries a CRC32C, and every file says whose it is. Files are not flushed one
+    by one: what a crash of the whole machine takes away fails its checksum when it is read.
 
     Several processes may write different row blocks at once, and any number may read what is
     written.
@@ -291,6 +292,7 @@ class FeatureStore:
         try:
             return encode_shard(
                 values,
+                owner=self._owner(name, block),
                 block_rows=self.block_rows,
                 chunk_features=layout.chunk_features(layer.n_features),
                 shuffle=self.content.shuffle,
@@ -380,8 +382,7 @@ class FeatureStore:
         start, stop, step = columns.indices(self.layer(layer).n_features)
         if step != 1:
             raise FeatureError(f"columns of {layer!r} are read in steps of 1, not {step}")
-        if missing := self._missing_blocks([self.layer(layer)]):
-            raise self._damage(layer, slice(start, stop), missing)
+        self.require_blocks(layer, slice(start, stop))
         array = self._array_of_whole_shards(layer)
         width = array.chunks[1]
         aligned = slice(start // width * width, -(-stop // width) * width)
@@ -392,6 +393,31 @@ class FeatureStore:
                 raise self._damage(layer, aligned, damaged) from error
             raise
         return values[: self.n_stimuli, start - aligned.start : stop - aligned.start]
+
+    def require_blocks(self, layer: str, columns: slice | None = None) -> None:
+        """Make sure that the files of a layer are there and, when it is first read, are its own.
+
+        Parameters
+        ----------
+        layer
+            Name of the layer.
+        columns
+            Which features are wanted, by default all: what the error says.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such layer.
+        DamagedChunkError
+            If row blocks are missing, or their files are those of others.
+        """
+        lost = self._missing_blocks([self.layer(layer)])
+        if layer not in self._whole_shards:
+            present = set(range(self.n_blocks)) - set(lost)
+            lost += [block for block in present if not self._is_own(layer, block)]
+        if lost:
+            columns = columns or slice(0, self.layer(layer).n_features)
+            raise self._damage(layer, columns, sorted(lost))
 
     def require_sound(self, layer: str) -> None:
         """Read a layer once; raises what :meth:`read` does."""
@@ -449,6 +475,15 @@ class FeatureStore:
         chunks = (self.block_rows, layout.chunk_features(found.n_features))
         if form != (shape, chunks, self.dtype) or found != (layer or self.layer(found.name)):
             raise ValueError(f"the array of layer {found.name!r} is not as its metadata say")
+
+    def _owner(self, layer: str, block: int) -> bytes:
+        """Whose a file is: what tells row blocks of one shape apart."""
+        whose = json.dumps([self.provenance, layer, block], sort_keys=True)
+        return hashlib.blake2b(whose.encode(), digest_size=layout.OWNER_BYTES).digest()
+
+    def _is_own(self, layer: str, block: int) -> bool:
+        with self._shard_path(layer, block).open("rb", buffering=0) as file:
+            return file.read(layout.OWNER_BYTES) == self._owner(layer, block)
 
     def _shard_path(self, layer: str, block: int) -> Path:
         return self.path / layer / _CHUNK_KEY.format(block=block)

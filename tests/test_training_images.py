@@ -69,6 +69,29 @@ def test_images_are_decoded_once(tmp_path):
     assert np.array_equal(again.pixels, first.pixels)
 
 
+@pytest.mark.parametrize("damage", ["another's", "a bit", "cut", "empty", "zeros"])
+def test_a_file_that_is_damaged_or_another_ones_is_written_anew(tmp_path, damage):
+    bank = ImageBank.of(tmp_path, Pictures(6), PREPROCESSING)
+    expected, whole = bank.pixels.copy(), bank.path.read_bytes()
+    del bank
+    other = ImageBank.of(tmp_path / "other", Pictures(5), PREPROCESSING).path
+    changed = bytearray(whole)
+    changed[-1000] ^= 1
+    content = {
+        "another's": other.read_bytes(),
+        "a bit": bytes(changed),
+        "cut": whole[:-1000],
+        "empty": b"",
+        "zeros": bytes(len(whole)),
+    }
+    (path,) = tmp_path.glob("*.npy")
+    path.write_bytes(content[damage])
+    again = Pictures(6)
+    np.testing.assert_array_equal(ImageBank.of(tmp_path, again, PREPROCESSING).pixels, expected)
+    assert again.n_decoded == 6
+    assert path.read_bytes() == whole
+
+
 def test_other_images_or_sizes_have_another_file(tmp_path):
     other_size = trunk_preprocessing(ShallowTrunk((4,), input_px=24))
     banks = [

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,11 +21,15 @@ from toolkit.atomic import atomic_path
 from toolkit.data import Stimuli
 from toolkit.models.preprocessing import Preprocessing
 
+_log = logging.getLogger("toolkit")
+
 # Part of every bank's name: raise it when the same images and preprocessing give other bytes.
-_VERSION = 1
+_VERSION = 2
 
 # Images decoded ahead of the one that is written, per thread.
 _AHEAD = 4
+
+_CHECKED_BYTES = 2**24
 
 
 class ImageBank:
@@ -52,7 +58,8 @@ class ImageBank:
         """The bank of these images, from the folder if it is there, or else decoded into it.
 
         A file is named after the content of the images and the preprocessing, so that all trainings
-        that share them share it; it appears complete or not at all.
+        that share them share it; it appears complete or not at all, and ends with its own name and
+        a checksum. One that is damaged, or another's, is written anew.
 
         Parameters
         ----------
@@ -72,10 +79,11 @@ class ImageBank:
         """
         key = json.dumps([_VERSION, stimuli.digest(), preprocessing.to_dict()], sort_keys=True)
         path = folder / f"images-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-        if not path.is_file():
+        if not path.is_file() or not _is_own(path):
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary:
                 _write(temporary, stimuli, preprocessing)
+                _seal(temporary, path.stem)
         return cls(path, preprocessing)
 
     def __len__(self) -> int:
@@ -113,6 +121,36 @@ def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing) -> None:
         os.posix_fallocate(file.fileno(), file.tell(), int(np.prod(shape)))
         for pixels in _decoded(stimuli, preprocessing):
             file.write(pixels.tobytes())
+
+
+def _seal(path: Path, name: str) -> None:
+    """Append what :func:`_is_own` compares; readers of arrays stop before it."""
+    with path.open("rb") as file:
+        checksum = _crc32(file, path.stat().st_size)
+    with path.open("ab") as file:
+        file.write(_mark(name, checksum))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a bank is whole, and the one it is named after."""
+    n_bytes = path.stat().st_size - len(_mark(path.stem, 0))
+    with path.open("rb") as file:
+        checksum = _crc32(file, n_bytes)
+        is_own = n_bytes > 0 and file.read() == _mark(path.stem, checksum)
+    if not is_own:
+        _log.warning("%s is damaged or another's; the images are decoded again", path)
+    return is_own
+
+
+def _crc32(file: BinaryIO, n_bytes: int) -> int:
+    checksum = 0
+    for start in range(0, n_bytes, _CHECKED_BYTES):
+        checksum = zlib.crc32(file.read(min(_CHECKED_BYTES, n_bytes - start)), checksum)
+    return checksum
+
+
+def _mark(name: str, checksum: int) -> bytes:
+    return f"{name} {checksum:08x}".encode()
 
 
 def _decoded(stimuli: Stimuli, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:

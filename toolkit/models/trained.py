@@ -21,7 +21,7 @@ from toolkit.models.trainable import TrainableNetwork, build_network
 from toolkit.models.trunks import trunk_name, trunk_preprocessing, untrained_trunk
 
 DESCRIPTION_KEY = "toolkit.training"
-DIGEST_KEY = "toolkit.training.sha256"
+DIGEST_KEY = "sha256"
 _N_NAMED = 5
 
 
@@ -164,9 +164,9 @@ def metadata_in(content: bytes) -> dict[str, str]:
     return metadata
 
 
-def content_digest(said: str, weights: Mapping[str, torch.Tensor]) -> str:
+def content_digest(description: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 (hexadecimal) of a file's description and of its weights by their names."""
-    sha = hashlib.sha256(said.encode())
+    sha = hashlib.sha256(json.dumps(description).encode())
     for name in sorted(weights):
         sha.update(name.encode())
         sha.update(weights[name].detach().cpu().contiguous().numpy().data)
@@ -174,19 +174,18 @@ def content_digest(said: str, weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def _description(content: bytes, path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    metadata = metadata_in(content)
-    said = metadata.get(DESCRIPTION_KEY)
+    said = metadata_in(content).get(DESCRIPTION_KEY)
     if said is None:
         raise WeightsFileError(
             f"{path} holds weights, but not of a network trained here: it has no "
             f"{DESCRIPTION_KEY!r} in its metadata"
         )
-    if metadata.get(DIGEST_KEY) != content_digest(said, weights):
+    description: dict[str, Any] = json.loads(said)
+    if description.pop(DIGEST_KEY, None) != content_digest(description, weights):
         raise WeightsFileError(
             f"{path} is not as it was written, so that it may hold other weights or have seen "
             "other images than it says; train it again"
         )
-    description: dict[str, Any] = json.loads(said)
     return description
 
 

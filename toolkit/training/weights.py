@@ -33,7 +33,6 @@ def save_trained(path: Path, trained: Trained) -> None:
     }
     # Layouts such as channels-last are no part of the format.
     weights = {name: value.contiguous() for name, value in trained.network.state_dict().items()}
-    said = json.dumps(description)
-    metadata = {DESCRIPTION_KEY: said, DIGEST_KEY: content_digest(said, weights)}
+    said = json.dumps({**description, DIGEST_KEY: content_digest(description, weights)})
     with atomic_path(path, durable=True) as temporary:
-        save_file(weights, temporary, metadata=metadata)
+        save_file(weights, temporary, metadata={DESCRIPTION_KEY: said})

@@ -241,6 +241,59 @@ def test_what_compiling_puts_before_names_is_taken_off(tmp_path, network, prefix
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
+ZOO = """\
+name: tiny
+dataset: DATA
+training:
+  zoo:
+    network: {library: timm, names: NAMES, weights: WEIGHTS, input_px: 32}
+    objectives: category
+    recipe: {n_epochs: 1}
+"""
+
+
+@pytest.mark.parametrize("where", ["models", "training"])
+def test_every_wrong_entry_of_a_list_is_said_at_once(tmp_path, where):
+    """What is refused of a list is what is refused of each of its entries alone."""
+    good, bad = tmp_path / "good.pth", [tmp_path / f"{i}.pth" for i in range(3)]
+    torch.save(load_network(ModelSpec("timm", "test_resnet")).module.state_dict(), good)
+    bad[0].write_bytes(b"not a checkpoint")
+    torch.save({"some": torch.zeros(3)}, bad[1])
+    checkpoints = [str(one) for one in (bad[0], good, *bad[1:])]
+
+    def refused(names: list[str], weights: list[str]) -> list[str]:
+        text = READ_OUT.replace("LIBRARY", "timm").replace("LAYER", "layer1")
+        text = text.replace("NAME,", "NAMES,").replace('"WEIGHTS"', "WEIGHTS")
+        text = text.replace("{library", "{seeds: [1, 2], library")
+        text = text if where == "models" else ZOO.replace("DATA", DATA)
+        text = text.replace("NAMES", str(names)).replace("WEIGHTS", str(weights))
+        with pytest.raises(ConfigError) as caught:
+            plan_of(tmp_path, text)
+        assert len(str(caught.value)) < 1000
+        return [problem.partition(": ")[2].partition(": ")[2] for problem in caught.value.problems]
+
+    one = ["test_resnet"]
+    alone = [problem for path in map(str, bad) for problem in refused(one, [path])]
+    assert len(alone) == 3
+    assert refused(one, ["random", *checkpoints]) == alone
+    unknown = ["test_resnett", "test_vitt"]
+    alone = [problem for name in unknown for problem in refused([name], ["random"])]
+    assert refused([unknown[0], *one, unknown[1]], ["random"]) == alone
+    if where == "models":
+        with pytest.raises(ConfigError) as caught:
+            plan_of(
+                tmp_path,
+                reading_out(NETWORKS[1], Path("random")).replace("WEIGHTS", "random"),
+                f"models.0.weights=[random, {good}, {bad[2]}]",
+            )
+        assert "models[0].weights[2]: " in str(caught.value)
+
+
+def test_both_splits_that_are_not_there_are_said_at_once(tmp_path):
+    message = refusal(tmp_path, TRAINING, "protocol={kind: fixed, train: tran, test: tst}")
+    assert "no split 'tran'" in message and "no split 'tst'" in message
+
+
 def test_planning_again_looks_at_the_content_not_at_the_time(tmp_path):
     """As ``cp -p`` and ``rsync -t`` leave it: of the same name, size and time."""
     file, network = tmp_path / "a.pth", NETWORKS[1]

@@ -30,7 +30,7 @@ from toolkit.plan.train_tasks import PlannedTraining, training_tasks
 from toolkit.plan.training_refusals import refuse_unfitting
 from toolkit.plan.trainings import is_excluded, plan_variants
 from toolkit.task import Task, each_once
-from toolkit.yaml_source import ConfigError, Source
+from toolkit.yaml_source import ConfigError, Source, gathered_in
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,9 @@ def _plan_trainings(
     for variant, dataset in itertools.product(itertools.chain.from_iterable(entries), datasets):
         if is_excluded(exclusions, dataset, variant):
             continue
-        try:
+        with gathered_in(problems):
             refuse_unfitting(config, source, catalog, variant, dataset)
             made, planned = training_tasks(config, source, catalog, variant, dataset, trainings)
-        except ConfigError as error:
-            problems += error.problems
-        else:
             tasks += made
             trainings += planned
     return tasks, trainings
@@ -171,8 +168,6 @@ def _collect(
     """Take every step; a refused one adds its problems and the others go on."""
     results = []
     for each in arguments:
-        try:
+        with gathered_in(problems):
             results.append(step(*each))
-        except ConfigError as error:
-            problems.extend(error.problems)
     return results

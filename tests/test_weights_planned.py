@@ -289,6 +289,42 @@ def test_every_wrong_entry_of_a_list_is_said_at_once(tmp_path, where):
         assert "models[0].weights[2]: " in str(caught.value)
 
 
+def test_no_two_tasks_read_the_same(tmp_path):
+    """Where a plan or a status names them: whatever their networks and trainings differ in."""
+    paths = [tmp_path / name / "best.pth" for name in "ab"]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir()
+        torch.save(
+            load_network(ModelSpec("timm", "test_resnet", seed=seed)).module.state_dict(), path
+        )
+    models = [
+        f"{{library: timm, names: test_resnet, weights: {[*map(str, paths)]}, layers: [layer1]}}",
+        "{library: timm, names: test_resnet, weights: random, seeds: [1, 2], layers: [layer1]}",
+        "{library: timm, names: test_resnet, weights: random, seeds: 1, layers: [layer2, layer3]}",
+        "{library: timm, names: resnet18, weights: random, layers: [layer1]}",
+        "{library: torchvision, names: resnet18, weights: random, layers: [layer1]}",
+        '{weights: "trained:small", layers: ["1"]}',
+        '{weights: "trained:twin", layers: ["1"]}',
+    ]
+    other = TRAINING.partition("training:\n")[2].replace("small", "twin")
+    plan = plan_of(
+        tmp_path,
+        TRAINING + other,
+        f"models=[{', '.join(models)}]",
+        "readouts=[{kind: ridge}, {kind: linear}]",
+        "training.small.seeds=[1, 2]",
+        "training.small.objectives=[{category: 1}, {mse: 1}]",
+        "training.twin.recipe.optimizer={lr: 0.01}",
+    )
+    assert len(plan.train) == 5 and len(plan.extract) == 12
+    for tasks in (plan.train, plan.extract, plan.encode):
+        labels = [task.label for task in tasks]
+        assert len(labels) == len(set(labels)), labels
+    shown = {task.label for task in plan.extract}
+    assert f"synthetic test_resnet checkpoint {paths[1]}" in shown
+    assert "synthetic resnet18 random-0 of timm" in shown
+
+
 def test_both_splits_that_are_not_there_are_said_at_once(tmp_path):
     message = refusal(tmp_path, TRAINING, "protocol={kind: fixed, train: tran, test: tst}")
     assert "no split 'tran'" in message and "no split 'tst'" in message

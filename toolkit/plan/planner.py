@@ -25,7 +25,7 @@ from toolkit.plan.refusals import (
     solvers_without_gram,
     tested_training_images,
 )
-from toolkit.plan.tasks import tasks_of
+from toolkit.plan.tasks import network_labels, tasks_of
 from toolkit.plan.train_tasks import PlannedTraining, training_tasks
 from toolkit.plan.training_refusals import refuse_unfitting
 from toolkit.plan.trainings import is_excluded, plan_variants
@@ -111,13 +111,14 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     ]
     extract: list[Task] = []
     encode: list[Task] = []
+    labels = network_labels(all_networks)
     for dataset in datasets:
-        for network in all_networks:
+        for network, label in zip(all_networks, labels, strict=True):
             if not network.is_for(dataset):
                 continue
             for features in network.features:
                 form = planned_form(features, dataset)
-                parents, children = tasks_of(config, dataset, network, form, exclusions)
+                parents, children = tasks_of(config, dataset, network, label, form, exclusions)
                 if children:
                     extract += parents
                     encode += children

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from toolkit.models.network_spec import NetworkSpec, TrunkSpec
     from toolkit.training import Assignment, ImageBank, Recipe, Trained
 
-_OF_THIS_SWEEP = "trained:"
+OF_THIS_SWEEP = "trained:"
 
 
 def assignment_of(
@@ -120,11 +120,11 @@ def trained_network(
     """
     from toolkit.models.trained import load_trained
 
-    if not where.startswith(_OF_THIS_SWEEP):
+    if not where.startswith(OF_THIS_SWEEP):
         return load_trained(Path(where), device, digest)
-    task_id = where.removeprefix(_OF_THIS_SWEEP)
+    task_id = where.removeprefix(OF_THIS_SWEEP)
     with as_published(task_id, session) as published:
-        return load_trained(session.run.network_path(task_id), device, published)
+        return load_trained(session.run.network_path(task_id), device, published, task_id)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def _train_whole(
     assignment = assemble(search, data, stages)
     result = run_training(task, session, progress, assignment)
     description = description_of(task, assignment.recipe, assignment, result)
-    keep_network(task, session, result.path)
+    keep_network(task, session, result.trained)
     keep_curve(task, session, result.curve)
     publish_tested(task, session, task, assignment, result.trained, description, meter)
 

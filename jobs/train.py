@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from jobs.assignments import as_published, assignment_of
+from jobs.assignments import OF_THIS_SWEEP, assignment_of, trained_network
 from jobs.meter import Meter
 from jobs.session import Session
 from jobs.training_runs import (
@@ -152,8 +152,6 @@ def _contend(task: Task, session: Session, progress: Progress, trial: Contender)
 
 def _win(task: Task, session: Session, progress: Progress) -> None:
     """The best trial of the last rung, scored on the test images."""
-    from toolkit.training import load_trained
-
     meter = Meter()
     best = ranking(task, session)[0]
     if best.score is None or best.best_epoch is None or best.last is None:
@@ -171,9 +169,8 @@ def _win(task: Task, session: Session, progress: Progress) -> None:
         trained = result.trained
     else:
         assignment = assignment_of(best.origin, session)
-        keep_network(task, session, session.run.network_path(best.last.id), moves=False)
-        with as_published(best.last.id, session) as published:
-            trained = load_trained(session.run.network_path(task.id), sha256=published)
+        trained = trained_network(OF_THIS_SWEEP + best.last.id, "", session)
+        keep_network(task, session, trained)
         description = description_of(best.origin, assignment.recipe, assignment, None) | won
         description |= {
             "outcome": "trained",
@@ -195,7 +192,7 @@ def _refit(best: Contender, session: Session) -> Assignment:
 
 
 def _keep(task: Task, session: Session, result: TrainingResult) -> None:
-    keep_network(task, session, result.path)
+    keep_network(task, session, result.trained)
     keep_curve(task, session, result.curve)
 
 

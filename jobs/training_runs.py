@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.assignments import rows_of
@@ -121,15 +120,13 @@ def n_devices_of(task: Task, device: torch.device) -> int:
     return max(1, min(n_asked, torch.cuda.device_count()))
 
 
-def keep_network(task: Task, session: Session, weights: Path, *, moves: bool = True) -> None:
-    """Leave a file of weights behind as the task's network."""
+def keep_network(task: Task, session: Session, trained: Trained) -> None:
+    """Leave a network behind, as the task's; its file says so."""
+    from toolkit.training import save_trained
+
     path = session.run.network_path(task.id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if moves:
-        weights.replace(path)
-        return
-    with atomic_path(path, durable=True) as temporary:
-        shutil.copyfile(weights, temporary)
+    save_trained(path, replace(trained, task=task.id))
 
 
 def keep_curve(task: Task, session: Session, curve: list[CurveRow]) -> None:

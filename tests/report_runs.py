@@ -149,6 +149,7 @@ def write_synthetic_tables(
             scores = pd.DataFrame(
                 {
                     **identity,
+                    "dataset": "synthetic",
                     "neuron_id": [f"synthetic-{n}" for n in range(n_neurons)],
                     "region": regions,
                     "alpha": 10.0 ** random.integers(0, 9, n_neurons),

@@ -3,6 +3,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterable
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ RESULT_NAMES = [
 # fmt: off
 NEURON_NAMES = [
     "row_id", "task_id", "model", "library", "weights", "seed", "layer", "readout", "training",
-    "neuron_id", "region", "alpha", "ev", "r", "r2", "mse", "n_splits_scored", "ceiling",
+    "dataset", "neuron_id", "region", "alpha", "ev", "r", "r2", "mse", "n_splits_scored", "ceiling",
 ]
 # fmt: on
 
@@ -137,6 +138,21 @@ def test_neurons_carry_their_own_task_across_batches(folder: Path, tmp_path: Pat
     assert list(neurons["task_id"]) == [f"encode-{seed}" for seed in neurons["seed"]]
     last = neurons[neurons["seed"] == 1099]
     np.testing.assert_array_equal(last["ev"], synthetic_neurons(3, seed=3)["ev"])
+
+
+def test_neurons_of_two_data_sets_with_the_same_ids_are_told_apart(
+    folder: Path, tmp_path: Path
+) -> None:
+    own = {"it": synthetic_neurons(4, seed=1), "v4": synthetic_neurons(4, seed=2)}
+    for name, neurons in own.items():
+        write_done(folder, f"encode-{name}", neurons)
+    assert list(own["it"]["neuron_id"]) == list(own["v4"]["neuron_id"])
+    collect([planned(f"encode-{name}", dataset=name) for name in own], folder, tmp_path)
+    grouped = load(tmp_path).neurons.groupby(["dataset", "neuron_id"])["r"]
+    assert (grouped.size() == 1).all()
+    for name, neurons in own.items():
+        expected = neurons.set_index("neuron_id")["r"].sort_index()
+        pd.testing.assert_series_equal(grouped.first()[name].sort_index(), expected)
 
 
 def test_columns_are_the_documented_ones(folder: Path, tmp_path: Path) -> None:
@@ -282,6 +298,40 @@ def printed(results: pd.DataFrame, *, terminal: bool, width: int = 100) -> str:
     console = make_console(file=stream, width=width, force_terminal=terminal, color_system=None)
     print_best(results, console)
     return stream.getvalue()
+
+
+IDENTITIES = {
+    "library": ("torchvision", "timm"),
+    "model": ("resnet50", "resnet18"),
+    "weights": ("pretrained", "random", "a/best.pth", "b/best.pth"),
+    "seed": (0, 1),
+    "readout": ("ridge", "pls"),
+    "training": (None, "small", "twin"),
+    "objective": (None, "object:1", "mse:1"),
+    "fold": (np.nan, 0, 1),
+}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(
+    "keys", [(key,) for key in IDENTITIES] + list(combinations(IDENTITIES, 2)) + [(*IDENTITIES,)]
+)
+def test_no_two_models_read_the_same(keys: tuple[str, ...], terminal: bool) -> None:
+    """Whatever they differ in, although scores and layers are alike."""
+    shared = {"training": "small", "objective": "mse:1", "fold": 0, "layer": "layer3"}
+    rows = pd.DataFrame(list(product(*map(IDENTITIES.get, keys))), columns=list(keys))
+    results = scored([0.5] * len(rows), **{**shared, **rows.to_dict("list")})
+    assert len(best_layers(results)) == len(results)
+    lines = printed(results, terminal=terminal, width=300).splitlines()
+    read = [" ".join(line.split()) for line in lines if "layer3" in line]
+    assert len(read) == len(set(read)) == len(results)
+
+
+def test_what_all_models_share_is_not_shown() -> None:
+    text = printed(
+        scored([0.5, 0.4], model=["a", "b"], training="small", fold=[0, 1]), terminal=False
+    )
+    assert not {"small", "training", "fold", "torchvision"} & set(text.split())
 
 
 @pytest.mark.parametrize("terminal", [True, False])

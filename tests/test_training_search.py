@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from jobs.train import ranking
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.results import read_scores, write_scores
 from toolkit.task import Task, TaskState
-from toolkit.training import load_trained, train
+from toolkit.training import load_trained, save_trained, train
 
 CONFIG = """\
 name: tiny
@@ -124,6 +125,7 @@ def test_a_trial_in_rungs_is_the_trial_in_one_go(
     row = rung(rows, 2).iloc[0]
     origin = finished.task(rung(rows, 0).loc[row["trial"], "task_id"])
     result = train(assignment_of(origin, Session(finished, 1)), tmp_path / "in one go")
+    save_trained(result.path, replace(result.trained, task=row["task_id"]))
     assert result.path.read_bytes() == finished.network_path(row["task_id"]).read_bytes()
     curve = pd.DataFrame(result.curve).drop(columns="seconds")
     found = pd.read_parquet(finished.curve_path(row["task_id"])).drop(columns="seconds")

@@ -19,7 +19,7 @@ from toolkit.metrics import explained_variance
 from toolkit.models import ModelSpec, load_network
 from toolkit.results import read_scores
 from toolkit.task import Task
-from toolkit.training import load_trained, predict, train
+from toolkit.training import load_trained, predict, save_trained, train
 from toolkit.training.preparation import carve_validation
 
 CONFIG = """\
@@ -130,6 +130,7 @@ def test_the_weights_are_those_of_training_alone(finished: RunFolder, tmp_path: 
     torch.set_num_threads(1)
     task = task_of(finished, "joint")
     result = train(assignment_of(task, Session(finished, 1)), tmp_path / "alone")
+    save_trained(result.path, replace(result.trained, task=task.id))
     assert result.path.read_bytes() == finished.network_path(task.id).read_bytes()
     assert not finished.checkpoints_path(task.id).exists()
 

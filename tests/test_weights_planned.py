@@ -15,7 +15,7 @@ from toolkit import data
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.encoding.similarity import array_statistics, compare_representations
 from toolkit.features.store import FeatureStore
-from toolkit.models import ModelSpec, load_network
+from toolkit.models import ModelSpec, WeightsChangedError, load_network
 from toolkit.plan import Plan, features_id
 from toolkit.results import read_scores
 from toolkit.task import Task
@@ -241,6 +241,95 @@ def test_what_compiling_puts_before_names_is_taken_off(tmp_path, network, prefix
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
+ZOO = """\
+name: tiny
+dataset: DATA
+training:
+  zoo:
+    network: {library: timm, names: NAMES, weights: WEIGHTS, input_px: 32}
+    objectives: category
+    recipe: {n_epochs: 1}
+"""
+
+
+@pytest.mark.parametrize("where", ["models", "training"])
+def test_every_wrong_entry_of_a_list_is_said_at_once(tmp_path, where):
+    """What is refused of a list is what is refused of each of its entries alone."""
+    good, bad = tmp_path / "good.pth", [tmp_path / f"{i}.pth" for i in range(3)]
+    torch.save(load_network(ModelSpec("timm", "test_resnet")).module.state_dict(), good)
+    bad[0].write_bytes(b"not a checkpoint")
+    torch.save({"some": torch.zeros(3)}, bad[1])
+    checkpoints = [str(one) for one in (bad[0], good, *bad[1:])]
+
+    def refused(names: list[str], weights: list[str]) -> list[str]:
+        text = READ_OUT.replace("LIBRARY", "timm").replace("LAYER", "layer1")
+        text = text.replace("NAME,", "NAMES,").replace('"WEIGHTS"', "WEIGHTS")
+        text = text.replace("{library", "{seeds: [1, 2], library")
+        text = text if where == "models" else ZOO.replace("DATA", DATA)
+        text = text.replace("NAMES", str(names)).replace("WEIGHTS", str(weights))
+        with pytest.raises(ConfigError) as caught:
+            plan_of(tmp_path, text)
+        assert len(str(caught.value)) < 1000
+        return [problem.partition(": ")[2].partition(": ")[2] for problem in caught.value.problems]
+
+    one = ["test_resnet"]
+    alone = [problem for path in map(str, bad) for problem in refused(one, [path])]
+    assert len(alone) == 3
+    assert refused(one, ["random", *checkpoints]) == alone
+    unknown = ["test_resnett", "test_vitt"]
+    alone = [problem for name in unknown for problem in refused([name], ["random"])]
+    assert refused([unknown[0], *one, unknown[1]], ["random"]) == alone
+    if where == "models":
+        with pytest.raises(ConfigError) as caught:
+            plan_of(
+                tmp_path,
+                reading_out(NETWORKS[1], Path("random")).replace("WEIGHTS", "random"),
+                f"models.0.weights=[random, {good}, {bad[2]}]",
+            )
+        assert "models[0].weights[2]: " in str(caught.value)
+
+
+def test_no_two_tasks_read_the_same(tmp_path):
+    """Where a plan or a status names them: whatever their networks and trainings differ in."""
+    paths = [tmp_path / name / "best.pth" for name in "ab"]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir()
+        torch.save(
+            load_network(ModelSpec("timm", "test_resnet", seed=seed)).module.state_dict(), path
+        )
+    models = [
+        f"{{library: timm, names: test_resnet, weights: {[*map(str, paths)]}, layers: [layer1]}}",
+        "{library: timm, names: test_resnet, weights: random, seeds: [1, 2], layers: [layer1]}",
+        "{library: timm, names: test_resnet, weights: random, seeds: 1, layers: [layer2, layer3]}",
+        "{library: timm, names: resnet18, weights: random, layers: [layer1]}",
+        "{library: torchvision, names: resnet18, weights: random, layers: [layer1]}",
+        '{weights: "trained:small", layers: ["1"]}',
+        '{weights: "trained:twin", layers: ["1"]}',
+    ]
+    other = TRAINING.partition("training:\n")[2].replace("small", "twin")
+    plan = plan_of(
+        tmp_path,
+        TRAINING + other,
+        f"models=[{', '.join(models)}]",
+        "readouts=[{kind: ridge}, {kind: linear}]",
+        "training.small.seeds=[1, 2]",
+        "training.small.objectives=[{category: 1}, {mse: 1}]",
+        "training.twin.recipe.optimizer={lr: 0.01}",
+    )
+    assert len(plan.train) == 5 and len(plan.extract) == 12
+    for tasks in (plan.train, plan.extract, plan.encode):
+        labels = [task.label for task in tasks]
+        assert len(labels) == len(set(labels)), labels
+    shown = {task.label for task in plan.extract}
+    assert f"synthetic test_resnet checkpoint {paths[1]}" in shown
+    assert "synthetic resnet18 random-0 of timm" in shown
+
+
+def test_both_splits_that_are_not_there_are_said_at_once(tmp_path):
+    message = refusal(tmp_path, TRAINING, "protocol={kind: fixed, train: tran, test: tst}")
+    assert "no split 'tran'" in message and "no split 'tst'" in message
+
+
 def test_planning_again_looks_at_the_content_not_at_the_time(tmp_path):
     """As ``cp -p`` and ``rsync -t`` leave it: of the same name, size and time."""
     file, network = tmp_path / "a.pth", NETWORKS[1]
@@ -300,6 +389,74 @@ def test_a_trained_network_changed_after_planning_is_not_used(tmp_path, text, sm
     overwritten(file_of(to))
     run = ran(plan, tmp_path / "run")
     assert why_failed(run, plan.tasks[0]).startswith("data_changed: ")
+
+
+@pytest.mark.parametrize("text", [USE, START], ids=["run", "start"])
+def test_a_trained_network_damaged_before_planning_is_refused(tmp_path, text, small):
+    for damage in (overwritten, lambda file: file.write_bytes(file.read_bytes()[:-1000])):
+        (folder := tmp_path / damage.__name__).mkdir()
+        to = copied(small, folder)
+        damage(file_of(to))
+        message = refusal(tmp_path, text.replace("WEIGHTS", f"run:{to}"))
+        assert str(file_of(to)) in message and "weights: " in message
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+    """A run that trained two networks of one shape and one of another; none is read yet."""
+    folder = tmp_path_factory.mktemp("three")
+    _, _, other = TRAINING.partition("training:\n")
+    text = TRAINING + other.replace("small", "twin") + other.replace("small", "large")
+    models = ", ".join(
+        f'{{weights: "trained:{name}", layers: ["1"]}}' for name in ("small", "twin", "large")
+    )
+    plan = plan_of(
+        folder,
+        text + START.partition("training:\n")[2].replace("WEIGHTS", "trained:small"),
+        f"models=[{models}]",
+        "readouts=[{kind: cka}]",
+        "training.twin.recipe.optimizer={lr: 0.01}",
+        "training.large.network.channels=[4, 6]",
+    )
+    run = written(plan, folder / "run")
+    work_through(run, plan.train[:3], 1)
+    assert all(run.is_done(task.id) for task in plan.train[:3])
+    return plan, run.path
+
+
+@pytest.mark.parametrize("text", [USE, START], ids=["run", "start"])
+@pytest.mark.parametrize("other", [1, 2], ids=["of one shape", "of another"])
+def test_the_network_of_another_training_is_not_taken_for_the_one_named(
+    tmp_path, three, text, other
+):
+    """Nor after its file has been copied over: by no planner and by no task of the run itself."""
+    plan, path = three
+    shutil.copytree(path, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    own, theirs = plan.train[0], plan.train[other]
+    shutil.copyfile(run.network_path(theirs.id), run.network_path(own.id))
+    message = refusal(tmp_path, text.replace("WEIGHTS", f"run:{run.path / own.id}"))
+    assert str(run.network_path(own.id)) in message and "weights: " in message
+    assert f"is the network of {theirs.id}, not of {own.id}" in message
+    assert f"remove {run.result_path(own.id)} and run" in message
+    readers = [task for task in plan.tasks if own.id in task.inputs]
+    assert {task.kind for task in readers} == {"extract", "train"}
+    work_through(run, readers, 1)
+    for task in readers:
+        assert "train it anew" in why_failed(run, task)
+
+
+def test_a_network_is_that_of_its_own_task_whatever_the_result_says(three):
+    """As a file that was copied over before its hash was taken."""
+    _, path = three
+    files = sorted(path.glob("networks/*/weights.safetensors"))
+    for file in files:
+        for task_id in (one.parent.name for one in files):
+            if task_id == file.parent.name:
+                assert load_trained(file, task=task_id).task == task_id
+            else:
+                with pytest.raises(WeightsChangedError, match=f"not of {task_id}"):
+                    load_trained(file, task=task_id)
 
 
 def test_a_network_of_this_sweep_changed_after_its_training_is_not_used(tmp_path):
@@ -368,14 +525,18 @@ def test_other_images_of_the_same_names_are_not_taken_for_those_seen(tmp_path, s
     plan_of(tmp_path, text, "protocol={kind: kfold, n_splits: 3}", "dataset.seed=9")
 
 
-def test_a_network_that_does_not_say_what_it_has_seen_is_refused(tmp_path, small):
+@pytest.mark.parametrize("text", [USE, START], ids=["run", "start"])
+@pytest.mark.parametrize("said", ["images", "network", "task"])
+def test_a_network_whose_file_says_something_else_than_was_written_is_refused(
+    tmp_path, small, text, said
+):
     to = copied(small, tmp_path)
-    tensors = safetensors.torch.load_file(file_of(to))
-    content = file_of(to).read_bytes().replace(b'\\"images\\"', b'\\"imagez\\"')
-    file_of(to).write_bytes(content)
-    assert tensors and "train it again" in refusal(
-        tmp_path, USE.replace("WEIGHTS", f"run:{to}"), "protocol={kind: kfold, n_splits: 3}"
-    )
+    content = file_of(to).read_bytes()
+    edited = content.replace(b'\\"%s\\"' % said.encode(), b'\\"%s\\"' % (said[:-1] + "z").encode())
+    assert edited != content
+    file_of(to).write_bytes(edited)
+    message = refusal(tmp_path, text.replace("WEIGHTS", f"run:{to}"))
+    assert "is not as it was written" in message and "train it again" in message
 
 
 @pytest.mark.parametrize("readout", ["{kind: cka}", "{kind: rdm, level: object}", "{kind: rdm}"])

@@ -202,22 +202,35 @@ class Catalog:
     def trained_file(self, path: Path) -> TrainedFile:
         """A network that another sweep trained; it is hashed each time.
 
+        Parameters
+        ----------
+        path
+            Its file, in a folder of the name of the task that trained it.
+
         Raises
         ------
         toolkit.models.ModelError, toolkit.models.WeightsUnavailableError
-            If there is none, or it cannot be read.
+            If there is none, it cannot be read, or it is that of another task.
         """
         if not path.is_file():
             raise models.WeightsUnavailableError(f"there is no trained network {path}")
         digest = file_digest(path)
-        key = json_digest(["file", digest])
+        key = json_digest(["trained file", digest])
         if key not in self._answers:
             from toolkit.models.trained import load_trained
 
             trained = load_trained(path, sha256=digest)
             answer = {"trunk": trained.spec.trunk.to_plain(), "images": trained.images}
-            self._answers[key] = [answer]
+            self._answers[key] = [{**answer, "task": trained.task}]
         (raw,) = self._answers[key]
+        if raw["task"] != path.parent.name:
+            run = path.parents[2]
+            meant = f"; or write run:{run / raw['task']}, if that is meant" if raw["task"] else ""
+            raise models.ModelError(
+                f"{path} is the network of {raw['task'] or 'no task'}, not of {path.parent.name}: "
+                f"remove {run / 'results' / path.parent.name}.parquet and run that sweep again to "
+                f"train it anew{meant}"
+            )
         return TrainedFile(raw["trunk"], digest, tuple(raw["images"]))
 
     def require_start(self, path: Path, digest: str, trunk: dict[str, Any]) -> None:

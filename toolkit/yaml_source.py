@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ __all__ = [
     "KeyPath",
     "Source",
     "StrictModel",
+    "gathered_in",
     "nearest",
     "shown",
     "validated",
@@ -35,6 +37,15 @@ __all__ = [
 ]
 
 _DEEPEST_EXTENDS = 20
+
+
+@contextmanager
+def gathered_in(problems: list[str]) -> Iterator[None]:
+    """Add what the block refuses to the problems found so far, so that others are found, too."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
 
 
 def _make_strict(schema: Any) -> None:

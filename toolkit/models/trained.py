@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from toolkit.models.checkpoint import read_weights
 from toolkit.models.network import Network
 from toolkit.models.network_spec import NetworkSpec, TrunkSpec, ZooTrunk
 from toolkit.models.preprocessing import Preprocessing
-from toolkit.models.spec import ModelError
+from toolkit.models.spec import ModelError, WeightsChangedError
 from toolkit.models.trainable import TrainableNetwork, build_network
 from toolkit.models.trunks import trunk_name, trunk_preprocessing, untrained_trunk
 
 DESCRIPTION_KEY = "toolkit.training"
+DIGEST_KEY = "sha256"
 _N_NAMED = 5
 
 
@@ -47,6 +50,8 @@ class Trained:
         :meth:`toolkit.data.Stimuli.image_digests` gives. Images that epochs were compared on count.
     about
         Whatever else its file says, as JSON values: the recipe, the data, the best epoch.
+    task
+        Id of the task whose network it is; empty if it is that of none.
     """
 
     network: TrainableNetwork
@@ -55,6 +60,7 @@ class Trained:
     classes: dict[str, tuple[str, ...]]
     images: tuple[str, ...]
     about: dict[str, Any]
+    task: str = ""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -66,7 +72,9 @@ class Trained:
         return Network(self.network.trunk.requires_grad_(False), self.preprocessing)
 
 
-def load_trained(path: Path, device: str | torch.device = "cpu", sha256: str = "") -> Trained:
+def load_trained(
+    path: Path, device: str | torch.device = "cpu", sha256: str = "", task: str = ""
+) -> Trained:
     """Read a network that :func:`toolkit.training.save_trained` wrote; nothing is downloaded.
 
     Parameters
@@ -77,14 +85,16 @@ def load_trained(path: Path, device: str | torch.device = "cpu", sha256: str = "
         Where the network is to be.
     sha256
         The hash that the file must have, hexadecimal; empty for any.
+    task
+        Id of the task whose network it must be; empty for any.
 
     Raises
     ------
     WeightsFileError
-        If the file is not one, does not say which images it was trained on, or its weights do not
-        fit its description.
+        If the file is not one, is not as it was written, or its weights do not fit its
+        description.
     WeightsChangedError
-        If it has another hash.
+        If it has another hash, or is the network of another task.
     """
     content = read_weights(path, sha256)
     try:
@@ -93,7 +103,11 @@ def load_trained(path: Path, device: str | torch.device = "cpu", sha256: str = "
         raise WeightsFileError(
             f"{path} is no network trained here: it is damaged, cut off, or a file of another kind"
         ) from error
-    description = _description(content, path)
+    description = _description(content, path, weights)
+    if task and description["task"] != task:
+        raise WeightsChangedError(
+            f"{path} is the network of {description['task'] or 'no task'}, not of {task}"
+        )
     try:
         return _trained(description, weights, device)
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -120,6 +134,7 @@ def _trained(
         classes=classes,
         images=tuple(description["images"]),
         about=description["about"],
+        task=description["task"],
     )
 
 
@@ -149,7 +164,16 @@ def metadata_in(content: bytes) -> dict[str, str]:
     return metadata
 
 
-def _description(content: bytes, path: Path) -> dict[str, Any]:
+def content_digest(description: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hexadecimal) of a file's description and of its weights by their names."""
+    sha = hashlib.sha256(json.dumps(description).encode())
+    for name in sorted(weights):
+        sha.update(name.encode())
+        sha.update(weights[name].detach().cpu().contiguous().numpy().data)
+    return sha.hexdigest()
+
+
+def _description(content: bytes, path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     said = metadata_in(content).get(DESCRIPTION_KEY)
     if said is None:
         raise WeightsFileError(
@@ -157,10 +181,10 @@ def _description(content: bytes, path: Path) -> dict[str, Any]:
             f"{DESCRIPTION_KEY!r} in its metadata"
         )
     description: dict[str, Any] = json.loads(said)
-    if "images" not in description:
+    if description.pop(DIGEST_KEY, None) != content_digest(description, weights):
         raise WeightsFileError(
-            f"{path} does not say which images the network was trained on, so that it could be "
-            "tested on them; train it again"
+            f"{path} is not as it was written, so that it may hold other weights or have seen "
+            "other images than it says; train it again"
         )
     return description
 

@@ -18,7 +18,7 @@ from toolkit.config import (
     are_trained_here,
 )
 from toolkit.plan.identity import how_to_score
-from toolkit.yaml_source import KeyPath, Source
+from toolkit.yaml_source import ConfigError, KeyPath, Source
 
 if TYPE_CHECKING:
     from toolkit.data import NeuralDataset
@@ -408,10 +408,11 @@ def _n_train_fixed(protocol: FixedProtocol, source: Source, sizes: dict[str, int
             f"train and test are both '{protocol.test}', so what is fitted would be tested on the "
             f"same images; write {write}",
         )
-    for key, split in (("train", protocol.train), ("test", protocol.test)):
-        if split not in sizes:
-            have = ", ".join(sizes) or "none: use protocol: {kind: kfold}"
-            raise source.error(
-                ("protocol", key), f"the data set has no split '{split}'; it has {have}"
-            )
+    have = ", ".join(sizes) or "none: use protocol: {kind: kfold}"
+    if problems := [
+        source.problem(("protocol", key), f"the data set has no split '{split}'; it has {have}")
+        for key, split in (("train", protocol.train), ("test", protocol.test))
+        if split not in sizes
+    ]:
+        raise ConfigError(problems)
     return sizes[protocol.train]

@@ -23,7 +23,7 @@ from toolkit.models import CheckpointError, LayerError, ModelError, WeightsUnava
 from toolkit.models.network_spec import ModularTrunk, SmallModule
 from toolkit.plan.datasets import PlannedDataset
 from toolkit.plan.train_tasks import PlannedTraining, weights_file
-from toolkit.yaml_source import KeyPath, Source
+from toolkit.yaml_source import ConfigError, KeyPath, Source, gathered_in
 
 
 @dataclass(frozen=True)
@@ -94,32 +94,51 @@ def plan_networks(
     Raises
     ------
     ConfigError
-        If no network, weights or layer is found, or a layer has not what is to be kept of it.
+        With every problem: no network, weights or layer is found, or a layer has not what is to be
+        kept of it.
     """
     model = config.models[index]
-    found = []
-    for k, (weights, seed) in enumerate(_weights_and_seeds(model, config.seed)):
-        if are_trained_here(weights):
-            at = source.existing(("models", index, "weights", k))
-            found += _trained(config, source, catalog, trainings, model, name_index, weights, at)
-            _refuse_impossible_layers(source, index, found)
-            continue
-        try:
-            resolved = catalog.resolve(
-                model.library, model.names[name_index], weights, model.layers
-            )
-        except (WeightsUnavailableError, CheckpointError) as error:
-            at = source.existing(("models", index, "weights", k))
-            raise source.error(at, str(error)) from error
-        except LayerError as error:
-            raise source.error(source.existing(("models", index, "layers")), str(error)) from error
-        except ModelError as error:
-            at = source.existing(("models", index, "names", name_index))
-            raise source.error(at, str(error)) from error
-        features = model.features or config.features
-        found += [PlannedNetwork(model.library, weights, seed, one, features) for one in resolved]
-        _refuse_impossible_layers(source, index, found)
+    found: list[PlannedNetwork] = []
+    problems: list[str] = []
+    for k, weights, seeds in _weights_and_seeds(model, config.seed):
+        at = source.existing(("models", index, "weights", k))
+        with gathered_in(problems):
+            if are_trained_here(weights):
+                own = _trained(config, source, catalog, trainings, model, name_index, weights, at)
+            else:
+                own = _resolved(config, source, catalog, index, name_index, weights, seeds, at)
+            _refuse_impossible_layers(source, index, own)
+            found += own
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
     return found
+
+
+def _resolved(
+    config: SweepConfig,
+    source: Source,
+    catalog: Catalog,
+    index: int,
+    name_index: int,
+    weights: str,
+    seeds: Sequence[int],
+    at: KeyPath,
+) -> list[PlannedNetwork]:
+    model = config.models[index]
+    try:
+        resolved = catalog.resolve(model.library, model.names[name_index], weights, model.layers)
+    except (WeightsUnavailableError, CheckpointError) as error:
+        raise source.error(at, str(error)) from error
+    except LayerError as error:
+        raise source.error(source.existing(("models", index, "layers")), str(error)) from error
+    except ModelError as error:
+        at = source.existing(("models", index, "names", name_index))
+        raise source.error(at, str(error)) from error
+    features = model.features or config.features
+    return [
+        PlannedNetwork(model.library, weights, seed, one, features)
+        for seed, one in itertools.product(seeds, resolved)
+    ]
 
 
 def _trained(
@@ -268,14 +287,12 @@ def planned_form(features: FeaturesConfig, dataset: PlannedDataset) -> FeatureFo
     return FeatureForm(features.keep, features.dtype, n_dims, features.seed)
 
 
-def _weights_and_seeds(model: ModelConfig, default_seed: int) -> Iterator[tuple[str, int]]:
+def _weights_and_seeds(
+    model: ModelConfig, default_seed: int
+) -> Iterator[tuple[int, str, Sequence[int]]]:
     """Only random weights come in seeds; pixels have no weights at all."""
     if model.library == "pixels":
-        yield "random", 0
+        yield 0, "random", (0,)
         return
-    for weights in model.weights:
-        if weights == "random":
-            for seed in model.seeds or (default_seed,):
-                yield weights, seed
-        else:
-            yield weights, 0
+    for k, weights in enumerate(model.weights):
+        yield k, weights, (model.seeds or (default_seed,)) if weights == "random" else (0,)

@@ -25,12 +25,12 @@ from toolkit.plan.refusals import (
     solvers_without_gram,
     tested_training_images,
 )
-from toolkit.plan.tasks import tasks_of
+from toolkit.plan.tasks import network_labels, tasks_of
 from toolkit.plan.train_tasks import PlannedTraining, training_tasks
 from toolkit.plan.training_refusals import refuse_unfitting
 from toolkit.plan.trainings import is_excluded, plan_variants
 from toolkit.task import Task, each_once
-from toolkit.yaml_source import ConfigError, Source
+from toolkit.yaml_source import ConfigError, Source, gathered_in
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,14 @@ def make_plan(config: SweepConfig, source: Source, catalog: Catalog) -> Plan:
     ]
     extract: list[Task] = []
     encode: list[Task] = []
+    labels = network_labels(all_networks)
     for dataset in datasets:
-        for network in all_networks:
+        for network, label in zip(all_networks, labels, strict=True):
             if not network.is_for(dataset):
                 continue
             for features in network.features:
                 form = planned_form(features, dataset)
-                parents, children = tasks_of(config, dataset, network, form, exclusions)
+                parents, children = tasks_of(config, dataset, network, label, form, exclusions)
                 if children:
                     extract += parents
                     encode += children
@@ -154,12 +155,9 @@ def _plan_trainings(
     for variant, dataset in itertools.product(itertools.chain.from_iterable(entries), datasets):
         if is_excluded(exclusions, dataset, variant):
             continue
-        try:
+        with gathered_in(problems):
             refuse_unfitting(config, source, catalog, variant, dataset)
             made, planned = training_tasks(config, source, catalog, variant, dataset, trainings)
-        except ConfigError as error:
-            problems += error.problems
-        else:
             tasks += made
             trainings += planned
     return tasks, trainings
@@ -171,8 +169,6 @@ def _collect(
     """Take every step; a refused one adds its problems and the others go on."""
     results = []
     for each in arguments:
-        try:
+        with gathered_in(problems):
             results.append(step(*each))
-        except ConfigError as error:
-            problems.extend(error.problems)
     return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +19,30 @@ from toolkit.task import Task, TaskKind
 SIMILARITY_KINDS = ("rdm", "cka")
 # Training images from which the covariance of fewer features is decomposed instead.
 _LARGEST_GRAM = 20_000
+_N_NAMED = 3
 
 
 def tasks_of(
     config: SweepConfig,
     dataset: PlannedDataset,
     network: PlannedNetwork,
+    label: str,
     form: FeatureForm,
     exclusions: Exclusions,
 ) -> tuple[list[Task], list[Task]]:
-    """The extract tasks and the encode tasks of one network on one data set; maybe none."""
+    """The extract tasks and the encode tasks of one network on one data set; maybe none.
+
+    Parameters
+    ----------
+    config, dataset, network
+        What is planned.
+    label
+        Of the network, from :func:`network_labels`.
+    form
+        What is kept of its layers.
+    exclusions
+        What the config leaves out.
+    """
     model = network.resolved
     pairs = [
         (layer, name, params)
@@ -37,9 +52,8 @@ def tasks_of(
         if not _is_excluded(exclusions, dataset, network, layer, form, name)
     ]
     used = {layer.name for layer, _, _ in pairs}
-    whole = _extract_task(
-        config, dataset, network, [layer for layer in model.layers if layer.name in used], form
-    )
+    layers = [layer for layer in model.layers if layer.name in used]
+    whole = _extract_task(config, dataset, network, label, layers, form)
     parents = _parts(whole, config.extraction.parts)
     hash_ = config_hash(config)
     children = [
@@ -69,6 +83,36 @@ def _is_excluded(
     return exclusions.leave_out(values)
 
 
+def network_labels(networks: Sequence[PlannedNetwork]) -> list[str]:
+    """What a person reads of each network; of those that read the same also what they differ in."""
+    alike: dict[str, list[dict[str, str]]] = {}
+    for network in networks:
+        alike.setdefault(_model_label(network), []).append(_details(network))
+    labels = []
+    for network in networks:
+        label = _model_label(network)
+        differing = [
+            text
+            for key, text in _details(network).items()
+            if any(other[key] != text for other in alike[label])
+        ]
+        labels.append(" ".join([label, *differing]))
+    return labels
+
+
+def _details(network: PlannedNetwork) -> dict[str, str]:
+    fold = network.trained.columns.get("fold") if network.trained else None
+    names = [layer.name for layer in network.resolved.layers]
+    more = f" and {len(names) - _N_NAMED} more" if len(names) > _N_NAMED else ""
+    return {
+        "library": f"of {network.library}",
+        "weights": network.weights,
+        "seed": f"seed {network.seed}",
+        "fold": f"fold {fold}",
+        "layers": f"layers {', '.join(names[:_N_NAMED])}{more}",
+    }
+
+
 def _model_label(network: PlannedNetwork) -> str:
     name = network.resolved.name
     if network.library == "pixels":
@@ -84,6 +128,7 @@ def _extract_task(
     config: SweepConfig,
     dataset: PlannedDataset,
     network: PlannedNetwork,
+    label: str,
     layers: list[LayerInfo],
     form: FeatureForm,
 ) -> Task:
@@ -92,7 +137,7 @@ def _extract_task(
     named = {"library": network.library, "model": model.name}  # of a trained network a label
     return Task(
         kind=TaskKind.EXTRACT,
-        label=f"{dataset.name} {_model_label(network)}{suffix}",
+        label=f"{dataset.name} {label}{suffix}",
         params={
             "stimuli": dataset.stimuli_digest or f"absent:{dataset.name}",
             **({"library": "trained"} if network.trained is not None else named),

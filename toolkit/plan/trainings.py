@@ -22,7 +22,7 @@ from toolkit.plan.datasets import PlannedDataset
 from toolkit.plan.exclusions import Exclusions
 from toolkit.plan.training_refusals import problems_of, recipe_problems, refuse_missing_stages
 from toolkit.plan.variants import Variant, by_name
-from toolkit.yaml_source import ConfigError, KeyPath, Source
+from toolkit.yaml_source import ConfigError, KeyPath, Source, gathered_in
 
 
 def plan_variants(
@@ -49,7 +49,10 @@ def plan_variants(
         for network, trained, objectives in crossed
     ]
     for variant in variants:
-        refuse_missing_stages(variant, source, catalog)
+        with gathered_in(problems):
+            refuse_missing_stages(variant, source, catalog)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
     return variants
 
 
@@ -92,12 +95,17 @@ def _networks(
 
 def _shallow_networks(network: ShallowNetwork, source: Source, at: KeyPath) -> Iterator[_Network]:
     given = network.model_dump(mode="json", exclude={"library", "name", "weights"})
-    if problems := problems_of(ShallowTrunk, given, source, at):
+    problems = problems_of(ShallowTrunk, given, source, at)
+    problems += [
+        source.problem(
+            source.existing((*at, "weights", k)), f"a shallow network has no weights {weights!r}"
+        )
+        for k, weights in enumerate(network.weights)
+        if weights != "random" and not are_trained_here(weights)
+    ]
+    if problems:
         raise ConfigError(problems)
     for weights in network.weights:
-        if weights != "random" and not are_trained_here(weights):
-            place = source.existing((*at, "weights"))
-            raise source.error(place, f"a shallow network has no weights {weights!r}")
         trunk = ShallowTrunk.from_plain(given).to_plain()
         yield _Network("shallow", network.name, weights, trunk)
 
@@ -106,17 +114,24 @@ def _zoo_networks(
     network: ZooNetwork, source: Source, catalog: Catalog, at: KeyPath
 ) -> Iterator[_Network]:
     names: list[str] = []
+    problems: list[str] = []
     for j, pattern in enumerate(network.names):
         try:
             names += catalog.names(network.library, pattern)
         except ModelError as error:
-            raise source.error(source.existing((*at, "names", j)), str(error)) from error
-    crossed = itertools.product(names, network.weights, network.layers, network.n_blocks)
-    for name, weights, layer, n_blocks in crossed:
+            problems.append(source.problem(source.existing((*at, "names", j)), str(error)))
+    digests: dict[tuple[str, str], str] = {}
+    for name, weights in itertools.product(names, network.weights):
+        with gathered_in(problems):
+            digests[name, weights] = _digest(network, name, weights, source, catalog, at)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    crossed = itertools.product(digests.items(), network.layers, network.n_blocks)
+    for ((name, weights), digest), layer, n_blocks in crossed:
         given = {
             "library": network.library,
             "name": name,
-            "weights": _digest(network, name, weights, source, catalog, at),
+            "weights": digest,
             "layer": layer,
             "n_blocks": n_blocks,
             "input_px": network.input_px,

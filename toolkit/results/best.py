@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -33,11 +33,21 @@ class _Shown(NamedTuple):
     number_format: str | None = None
 
 
-_SHOWN = (
+_NAMES = (
     _Shown("model", "model"),
     _Shown("weights", "weights"),
     _Shown("layer", "layer"),
     _Shown("readout", "readout"),
+)
+# Shown where models of one name, weights and read-out differ in them.
+_DIFFERENCES = (
+    _Shown("library", "library"),
+    _Shown("training", "training"),
+    _Shown("objective", "objective"),
+    _Shown("seed", "seed", ".0f"),
+    _Shown("fold", "fold", ".0f"),
+)
+_SCORES = (
     _Shown("ev_mean", "EV", ".3f"),
     _Shown("r_mean", "r", ".3f"),
     _Shown("ceiling_median", "ceiling", ".3f"),
@@ -63,7 +73,9 @@ def print_best(results: pd.DataFrame, console: Console) -> None:
     """Print :func:`best_layers`, one table per experiment, data set and region.
 
     EV and r are means over neurons, the ceiling and the ceiled r² come from medians.
-    On a terminal it is a table folded to the console's width; otherwise plain aligned lines.
+    Of models that would read the same, what they differ in is shown too: their library, or their
+    training, its objective, seed and fold. On a terminal it is a table folded to the console's
+    width; otherwise plain aligned lines.
     """
     best = best_layers(results)
     if best.empty:
@@ -71,10 +83,12 @@ def print_best(results: pd.DataFrame, console: Console) -> None:
         return
     for key, group in best.groupby(["experiment", "dataset", "region"], sort=False, dropna=False):
         title = " · ".join(part for part in map(_text, key) if part)
+        shown = _NAMES + _differences(group) + _SCORES
+        cells = _cells(group, shown)
         if console.is_terminal:
-            console.print(_rich_table(_cells(group), title))
+            console.print(_rich_table(cells, shown, title))
         else:
-            _print_plain(_cells(group), title, console)
+            _print_plain(cells, title, console)
 
 
 def short_weights(weights: Iterable[str]) -> dict[str, str]:
@@ -90,15 +104,22 @@ def short_weights(weights: Iterable[str]) -> dict[str, str]:
     return short
 
 
-def _cells(best: pd.DataFrame) -> pd.DataFrame:
+def _differences(best: pd.DataFrame) -> tuple[_Shown, ...]:
+    names = _cells(best, _NAMES).drop(columns="layer")
+    possible = tuple(one for one in _DIFFERENCES if one.column in best)
+    variants = _cells(best, possible).groupby(names.agg(tuple, axis=1)).nunique()
+    return tuple(one for one in possible if (variants[one.heading] > 1).any())
+
+
+def _cells(best: pd.DataFrame, shown: Sequence[_Shown]) -> pd.DataFrame:
     short = short_weights(best["weights"])
     weights = [
         f"random, seed {seed}" if weights == "random" else short[weights]
         for weights, seed in zip(best["weights"], best["seed"], strict=True)
     ]
-    shown = best.assign(weights=weights)
+    named = best.assign(weights=weights)
     return pd.DataFrame(
-        {s.heading: [_text(value, s.number_format) for value in shown[s.column]] for s in _SHOWN}
+        {s.heading: [_text(value, s.number_format) for value in named[s.column]] for s in shown}
     )
 
 
@@ -108,13 +129,13 @@ def _text(value: Any, number_format: str | None = None) -> str:
     return one_line(format(value, number_format or ""))
 
 
-def _rich_table(cells: pd.DataFrame, title: str) -> Table:
+def _rich_table(cells: pd.DataFrame, shown: Sequence[_Shown], title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
-    for shown in _SHOWN:
+    for one in shown:
         table.add_column(
-            shown.heading.replace(" (", "\n("),
-            justify="right" if shown.number_format else "left",
-            no_wrap=shown.number_format is not None,
+            one.heading.replace(" (", "\n("),
+            justify="right" if one.number_format else "left",
+            no_wrap=one.number_format is not None,
             overflow="fold",
         )
     for row in cells.itertuples(index=False):

@@ -29,6 +29,7 @@ _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
 _TIME = pa.timestamp("us", tz="UTC")
 
 _TASK_ID = Column("task_id", _TEXT, "Id of the task: its kind and 12 hexadecimal digits.")
+_DATASET = Column("dataset", _TEXT, "Name of the neural data set.")
 _MODEL = Column("model", _TEXT, "Name of the network in its library; `pixels` for raw pixels.")
 _LIBRARY = Column(
     "library",
@@ -67,7 +68,7 @@ _ROW_ID = Column(
 
 IDENTITY_COLUMNS = (
     Column("experiment", _TEXT, "Name of the experiment in the config."),
-    Column("dataset", _TEXT, "Name of the neural data set."),
+    _DATASET,
     Column("region", _TEXT, "Brain region the neurons were selected from; empty if not selected."),
     _MODEL,
     _LIBRARY,
@@ -289,8 +290,9 @@ RESULT_COLUMNS = (
 _NEURON_ID = Column(
     "neuron_id",
     _TEXT,
-    "Id of the neuron (recording site) in its data set; one made from its position goes on with @ "
-    "and a mark of its data, so that it is shared by equal responses only.",
+    "Id of the neuron (recording site), which other data sets may use for theirs; one made from "
+    "its position goes on with @ and a mark of its data, so that it is shared by equal responses "
+    "only.",
 )
 _REGION = Column("region", _TEXT, "Brain region the neuron was recorded in.")
 _ALPHA = Column(
@@ -343,6 +345,7 @@ NEURON_COLUMNS = (
     _LAYER,
     _READOUT,
     *TRAINING_IDENTITY_COLUMNS[:1],
+    _DATASET,
     _NEURON_ID,
     _REGION,
     _ALPHA,

@@ -1,5 +1,7 @@
+import hashlib
 import importlib.metadata
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -24,7 +26,7 @@ from toolkit.results import (
     write_scores,
 )
 from toolkit.results.columns import NEURON_COLUMNS, RESULT_COLUMNS, names
-from toolkit.results.scores import TASK_KEY
+from toolkit.results.scores import DIGEST_KEY, SUMMARY_KEY, TASK_KEY
 from toolkit.terminal import make_console
 
 # fmt: off
@@ -181,6 +183,53 @@ def test_a_bad_result_file_spoils_one_row(folder: Path, tmp_path: Path, fault: s
     assert str(bad) in results.loc[0, "error_message"]
     assert np.isnan(results.loc[0, "ev_mean"])
     assert set(load(tmp_path).neurons["task_id"]) == {"encode-good"}
+
+
+@pytest.mark.parametrize("has_digest", [False, True])
+@pytest.mark.parametrize(
+    "summary",
+    [
+        b"",
+        b"\0" * 50,
+        b"no JSON",
+        b"[]",
+        b"1",
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+        b"{}",
+        {"n_train": "many"},
+        {"n_train": [1]},
+        {"n_train": 2**70},
+        {"n_train": True},
+        {"seconds": 10**400},
+        {"device": "\ud800"},
+        {"versions": 3},
+        {"created": 5},
+        {"created": "0001-01-01T00:00:00+14:00"},
+        {"n_train": "many", "origin": []},
+    ],
+    ids=lambda summary: str(summary)[:30],
+)
+def test_a_bad_summary_spoils_one_row(
+    folder: Path, tmp_path: Path, summary: bytes | dict, has_digest: bool
+) -> None:
+    for task_id in ("encode-good", "encode-bad"):
+        write_done(folder, task_id, synthetic_neurons(3))
+    bad = folder / "encode-bad.parquet"
+    table = pq.read_table(bad)
+    metadata = table.schema.metadata
+    if isinstance(summary, dict):
+        summary = json.dumps({**json.loads(metadata[SUMMARY_KEY]), **summary}).encode()
+    metadata[SUMMARY_KEY] = summary
+    if has_digest:
+        metadata[DIGEST_KEY] = hashlib.sha256(summary).hexdigest().encode()
+    pq.write_table(table.replace_schema_metadata(metadata), bad)
+    results = collect([planned("encode-bad"), planned("encode-good")], folder, tmp_path)
+
+    assert list(results["status"]) == ["failed", "done"]
+    assert results.loc[0, "error_class"] == "bad_result"
+    assert len(results.loc[0, "error_message"]) < 1000
+    assert str(bad) in results.loc[0, "error_message"]
 
 
 def test_a_result_of_a_task_not_done_is_not_read(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,22 @@ def test_a_bad_summary_spoils_one_row(
     assert results.loc[0, "error_class"] == "bad_result"
     assert len(results.loc[0, "error_message"]) < 1000
     assert str(bad) in results.loc[0, "error_message"]
+
+
+def test_no_flipped_byte_of_a_table_is_a_traceback(folder: Path, tmp_path: Path) -> None:
+    write_done(folder, "encode-a", synthetic_neurons(3))
+    collect([planned("encode-a")], folder, tmp_path)
+    path = tmp_path / "results.parquet"
+    whole = path.read_bytes()
+    end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # where the footer begins
+    for place in {*range(end, len(whole), 101), whole.index(b"ev_mean", end)}:
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        with suppress(ResultError):
+            load(tmp_path)
+        with suppress(ResultError):
+            describe(path)
 
 
 def test_a_result_of_a_task_not_done_is_not_read(folder: Path, tmp_path: Path) -> None:

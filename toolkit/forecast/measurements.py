@@ -120,7 +120,7 @@ def _collected(table_path: Path) -> Iterator[tuple[str, Measured]]:
     columns = ["task_id", "device", "readout", "dataset", "n_features", "seconds"]
     try:
         table = pq.read_table(table_path, columns=columns).drop_null()
-    except (OSError, pa.ArrowException):
+    except (OSError, UnicodeDecodeError, pa.ArrowException):
         return
     for task_id, device, readout, dataset, n_features, seconds in zip(
         *(table.column(name).to_pylist() for name in columns), strict=True

@@ -156,7 +156,10 @@ def _description(content: bytes, path: Path) -> dict[str, Any]:
             f"{path} holds weights, but not of a network trained here: it has no "
             f"{DESCRIPTION_KEY!r} in its metadata"
         )
-    description: dict[str, Any] = json.loads(said)
+    try:
+        description = dict(json.loads(said))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsFileError(f"{path}: its {DESCRIPTION_KEY!r} is damaged ({error})") from error
     if "images" not in description:
         raise WeightsFileError(
             f"{path} does not say which images the network was trained on, so that it could be "

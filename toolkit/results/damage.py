@@ -14,7 +14,7 @@ from toolkit.results.scores import read_summary
 # Threads hide the latency of a network file system.
 _N_READERS = 8
 
-_TYPES = {"seconds": (int, float), "share": (int, float), "device": str}
+_TYPES: dict[str, Any] = {"seconds": (int, float), "share": (int, float), "device": str}
 
 
 def read_report(path: Path) -> dict[str, Any]:

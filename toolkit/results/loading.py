@@ -75,7 +75,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         return pq.read_table(path).to_pandas()
     except FileNotFoundError as error:
         raise ResultError(f"{path}: no such table; collect the run's results first") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ResultError(
             f"{path}: not a complete Parquet file ({error}); collect the run's results again"
         ) from error

@@ -27,6 +27,7 @@ from toolkit.results import (
     write_scores,
 )
 from toolkit.results.columns import NEURON_COLUMNS, RESULT_COLUMNS, names
+from toolkit.results.damage import damaged_results, read_report
 from toolkit.results.scores import DIGEST_KEY, SUMMARY_KEY, TASK_KEY
 from toolkit.terminal import make_console
 
@@ -247,6 +248,30 @@ def test_no_flipped_byte_of_a_table_is_a_traceback(folder: Path, tmp_path: Path)
             load(tmp_path)
         with suppress(ResultError):
             describe(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\0" * 80, "[]", "3", '{"task_id": ', "[" * 100_000, "other"]
+)
+def test_a_damaged_report_is_of_its_task_alone(tmp_path: Path, content: str) -> None:
+    reports = {
+        task_id: json.dumps({"task_id": task_id, "seconds": 1.5, "device": "cpu"})
+        for task_id in ("extract-a", "extract-b", "probe-c")
+    }
+    texts = {**reports, "extract-b": reports["extract-a"] if content == "other" else content}
+    for task_id, text in texts.items():
+        (tmp_path / f"{task_id}.json").write_text(text)
+    paths = [tmp_path / f"{task_id}.json" for task_id in (*reports, "extract-absent")]
+    assert list(damaged_results(paths)) == [tmp_path / "extract-b.json"]
+    assert read_report(paths[0]) == json.loads(reports["extract-a"])
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": "1.5"}, {"device": 3}, {"share": []}])
+def test_a_report_of_wrong_types_is_damaged(tmp_path: Path, wrong: dict) -> None:
+    path = tmp_path / "extract-a.json"
+    path.write_text(json.dumps({"task_id": "extract-a", **wrong}))
+    with pytest.raises(ResultError, match=r"extract-a\.json.*run the sweep again"):
+        read_report(path)
 
 
 def test_a_result_of_a_task_not_done_is_not_read(folder: Path, tmp_path: Path) -> None:

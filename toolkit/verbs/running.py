@@ -12,7 +12,7 @@ from rich.console import Console
 
 from toolkit.cluster.failures import ERROR_CLASSES, FailureClass
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
-from toolkit.cluster.snapshot import TaskView
+from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.task import Task, TaskState
 from toolkit.verbs import local, slurm
 from toolkit.verbs.loading import (
@@ -87,7 +87,9 @@ def retry(options: argparse.Namespace, console: Console) -> int:
     folder.check_path()
     slurm.settle_now(folder)
     _refuse_impossible_choice(folder, options)
-    views, _, _ = collected(folder)
+    views = take_snapshot(folder, folder.tasks())
+    if not any(_is_chosen(view, options) for view in views):
+        views, _, _ = collected(folder)  # what cannot be used of the results is seen by reading all
     chosen = [view for view in views if _is_chosen(view, options)]
     if not chosen:
         console.print("No failed task matches; nothing to retry.")

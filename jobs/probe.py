@@ -18,7 +18,8 @@ from toolkit.task import Task
 
 def say_where(task: Task, session: Session, _: Callable[[int, int], None]) -> None:
     """Run one probe task and publish :func:`where_it_runs`."""
-    write_text(session.run.result_path(task.id), json.dumps(where_it_runs()))
+    report = {"task_id": task.id, **where_it_runs()}
+    write_text(session.run.result_path(task.id), json.dumps(report))
 
 
 def where_it_runs() -> dict[str, Any]:

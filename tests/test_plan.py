@@ -150,6 +150,22 @@ def test_planning_again_asks_no_library(tmp_path: Path, monkeypatch: pytest.Monk
     assert make_plan(config, source, Catalog(tmp_path / "catalog.json")) == first
 
 
+@pytest.mark.parametrize("place", range(0, 100, 7))
+def test_a_damaged_catalog_is_asked_anew(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "catalog.json"
+    catalog = Catalog(path)
+    names = catalog.names("timm", "test_resnet*")
+    catalog.save(path)
+    whole = path.read_bytes()
+    assert Catalog(path)._answers and names
+    damaged = bytearray(whole)
+    damaged[place * len(whole) // 100] ^= 1
+    for content in (bytes(damaged), whole[: len(whole) * place // 100], b"\0" * 9, b"[]"):
+        path.write_bytes(content)
+        assert not Catalog(path)._answers
+        assert Catalog(path).names("timm", "test_resnet*") == names
+
+
 @pytest.mark.parametrize(
     ("override", "at", "says"),
     [

@@ -106,6 +106,12 @@ def test_numpy_values_in_the_summary(tmp_path: Path, neurons: pd.DataFrame) -> N
         ({"created": "yesterday"}, "ISO time"),
         ({"seconds": float("inf")}, "not JSON"),
         ({"device": Path("cpu")}, "not JSON"),
+        ({"device": "half of a pair: \ud800"}, "device"),
+        ({"n_train": True}, "n_train"),
+        ({"n_train": 2**63}, "n_train"),
+        ({"seconds": 2**60 + 1}, "seconds"),
+        ({"versions": ["3.11"]}, "versions"),
+        ({"created": "0001-01-01T00:00:00+14:00"}, "created"),
     ],
 )
 def test_a_wrong_summary_is_refused_before_anything_is_written(
@@ -156,6 +162,27 @@ def test_a_flipped_byte_in_the_scores_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(damaged)
     with pytest.raises(ResultError, match=r"a\.parquet"):
         read_scores(path)
+
+
+def test_no_flipped_byte_changes_what_is_read(tmp_path: Path, neurons: pd.DataFrame) -> None:
+    """Scores, summary, names of columns, lengths: a file is read as it was written, or refused."""
+    neurons.loc[2, "ev"] = np.nan
+    path = tmp_path / "encode-0123456789ab.parquet"
+    write_scores(path, neurons, synthetic_summary(neurons))
+    whole, (scores, summary) = path.read_bytes(), read_scores(path)
+    n_refused = 0
+    for place in {*range(0, len(whole), 13), whole.rindex(b"neuron_id")}:
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF if place % 2 else 1
+        path.write_bytes(damaged)
+        try:
+            read, read_summary = read_scores(path)
+        except ResultError:
+            n_refused += 1
+        else:
+            pd.testing.assert_frame_equal(read, scores, check_exact=True)
+            assert read_summary == summary
+    assert n_refused > 100
 
 
 def test_foreign_files_are_named(tmp_path: Path, neurons: pd.DataFrame) -> None:

@@ -1,8 +1,11 @@
+import hashlib
 import importlib.metadata
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import combinations, product
 from pathlib import Path
 
@@ -25,7 +28,8 @@ from toolkit.results import (
     write_scores,
 )
 from toolkit.results.columns import NEURON_COLUMNS, RESULT_COLUMNS, names
-from toolkit.results.scores import TASK_KEY
+from toolkit.results.damage import damaged_results, read_report
+from toolkit.results.scores import DIGEST_KEY, SUMMARY_KEY, TASK_KEY
 from toolkit.terminal import make_console
 
 # fmt: off
@@ -197,6 +201,93 @@ def test_a_bad_result_file_spoils_one_row(folder: Path, tmp_path: Path, fault: s
     assert str(bad) in results.loc[0, "error_message"]
     assert np.isnan(results.loc[0, "ev_mean"])
     assert set(load(tmp_path).neurons["task_id"]) == {"encode-good"}
+
+
+@pytest.mark.parametrize("has_digest", [False, True])
+@pytest.mark.parametrize(
+    "summary",
+    [
+        b"",
+        b"\0" * 50,
+        b"no JSON",
+        b"[]",
+        b"1",
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+        b"{}",
+        {"n_train": "many"},
+        {"n_train": [1]},
+        {"n_train": 2**70},
+        {"n_train": True},
+        {"seconds": 10**400},
+        {"device": "\ud800"},
+        {"versions": 3},
+        {"created": 5},
+        {"created": "0001-01-01T00:00:00+14:00"},
+        {"n_train": "many", "origin": []},
+    ],
+    ids=lambda summary: str(summary)[:30],
+)
+def test_a_bad_summary_spoils_one_row(
+    folder: Path, tmp_path: Path, summary: bytes | dict, has_digest: bool
+) -> None:
+    for task_id in ("encode-good", "encode-bad"):
+        write_done(folder, task_id, synthetic_neurons(3))
+    bad = folder / "encode-bad.parquet"
+    table = pq.read_table(bad)
+    metadata = table.schema.metadata
+    if isinstance(summary, dict):
+        summary = json.dumps({**json.loads(metadata[SUMMARY_KEY]), **summary}).encode()
+    metadata[SUMMARY_KEY] = summary
+    if has_digest:
+        metadata[DIGEST_KEY] = hashlib.sha256(summary).hexdigest().encode()
+    pq.write_table(table.replace_schema_metadata(metadata), bad)
+    results = collect([planned("encode-bad"), planned("encode-good")], folder, tmp_path)
+
+    assert list(results["status"]) == ["failed", "done"]
+    assert results.loc[0, "error_class"] == "bad_result"
+    assert len(results.loc[0, "error_message"]) < 1000
+    assert str(bad) in results.loc[0, "error_message"]
+
+
+def test_no_flipped_byte_of_a_table_is_a_traceback(folder: Path, tmp_path: Path) -> None:
+    write_done(folder, "encode-a", synthetic_neurons(3))
+    collect([planned("encode-a")], folder, tmp_path)
+    path = tmp_path / "results.parquet"
+    whole = path.read_bytes()
+    end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # where the footer begins
+    for place in {*range(end, len(whole), 101), whole.index(b"ev_mean", end)}:
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        with suppress(ResultError):
+            load(tmp_path)
+        with suppress(ResultError):
+            describe(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\0" * 80, "[]", "3", '{"task_id": ', "[" * 100_000, "other"]
+)
+def test_a_damaged_report_is_of_its_task_alone(tmp_path: Path, content: str) -> None:
+    reports = {
+        task_id: json.dumps({"task_id": task_id, "seconds": 1.5, "device": "cpu"})
+        for task_id in ("extract-a", "extract-b", "probe-c")
+    }
+    texts = {**reports, "extract-b": reports["extract-a"] if content == "other" else content}
+    for task_id, text in texts.items():
+        (tmp_path / f"{task_id}.json").write_text(text)
+    paths = [tmp_path / f"{task_id}.json" for task_id in (*reports, "extract-absent")]
+    assert list(damaged_results(paths)) == [tmp_path / "extract-b.json"]
+    assert read_report(paths[0]) == json.loads(reports["extract-a"])
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": "1.5"}, {"device": 3}, {"share": []}])
+def test_a_report_of_wrong_types_is_damaged(tmp_path: Path, wrong: dict) -> None:
+    path = tmp_path / "extract-a.json"
+    path.write_text(json.dumps({"task_id": "extract-a", **wrong}))
+    with pytest.raises(ResultError, match=r"extract-a\.json.*run the sweep again"):
+        read_report(path)
 
 
 def test_a_result_of_a_task_not_done_is_not_read(folder: Path, tmp_path: Path) -> None:

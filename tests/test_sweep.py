@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from commands import Command, start, sweep
 
@@ -163,11 +164,76 @@ def test_results_that_are_damaged_or_mixed_up_are_computed_again(
     cut, other, source = sorted((folder / "results").glob("encode-*"))[:3]
     cut.write_bytes(cut.read_bytes()[:300])
     shutil.copyfile(source, other)
-    assert "2 results cannot be used: " in sweep("collect", folder, expect=1)
     output = sweep(config, "--out", folder)
     assert "2 results are damaged or those of other tasks, and are computed again; " in output
     assert cut.name in output
     assert_same_tables(folder, undisturbed)
+
+
+def break_page(path: Path) -> None:
+    """Flip a byte of the scores; the end of the file stays whole."""
+    page = pq.ParquetFile(path).metadata.row_group(0).column(4)
+    content = bytearray(path.read_bytes())
+    content[page.data_page_offset + page.total_compressed_size - 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("way", ["config", "retry", "collect and retry", "collect and config"])
+def test_results_with_a_damaged_page_are_computed_again(
+    config: Path, undisturbed: Path, tmp_path: Path, way: str
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(undisturbed, run.path)
+    broken = sorted((run.path / "results").glob("encode-*"))[:2]
+    for path in broken:
+        break_page(path)
+    if "collect" in way:
+        output = sweep("collect", run.path, expect=1)
+        assert "2 results cannot be used: " in output
+        assert f"python -m toolkit.sweep retry {run.path}" in output
+        assert load(run.path).tasks["error_class"].eq("bad_result").sum() == 2
+    if "config" in way:
+        sweep(config, "--out", run.path)
+    else:
+        assert "2 failed tasks again" in sweep("retry", run.path)
+    assert_same_tables(run.path, undisturbed)
+    assert all(path.with_name(f"{path.name}.damaged").is_file() for path in broken)
+    assert not run.attempts()
+
+
+def test_a_damaged_page_is_healed_beside_other_work(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    absent, broken = sorted((folder / "results").glob("encode-*"))[:2]
+    absent.unlink()
+    break_page(broken)
+    sweep(config, "--out", folder)
+    assert_same_tables(folder, undisturbed)
+
+
+@pytest.mark.parametrize("way", ["config", "collect and retry"])
+def test_damaged_reports_of_extractions_are_written_again(
+    config: Path, undisturbed: Path, tmp_path: Path, way: str
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(undisturbed, run.path)
+    empty, other, source = sorted((run.path / "results").glob("extract-*.json"))
+    empty.write_bytes(b"")
+    shutil.copyfile(source, other)
+    features = {p: p.stat().st_mtime_ns for p in run.path.glob("features/*/*/c.*")}
+    tasks = load(run.path).tasks.set_index("task_id")
+    assert set(tasks.index[tasks["error_class"] == "bad_result"]) == {empty.stem, other.stem}
+    if way == "config":
+        sweep(config, "--out", run.path)
+    else:
+        assert "2 results cannot be used: " in sweep("collect", run.path, expect=1)
+        sweep("retry", run.path)
+    assert_same_tables(run.path, undisturbed)
+    assert set(load(run.path).tasks["status"]) == {"done"}
+    assert {path: path.stat().st_mtime_ns for path in features} == features
+    assert not run.attempts()
 
 
 def test_a_failed_task_leaves_rows_reasons_and_a_way_back(config: Path, tmp_path: Path) -> None:

@@ -285,7 +285,8 @@ class Catalog:
 
     def save(self, path: Path) -> None:
         """Remember every answer given so far."""
-        text = json.dumps({"versions": _library_versions(), "answers": self._answers})
+        content = {"versions": _library_versions(), "answers": self._answers}
+        text = json.dumps({**content, "sha256": json_digest(content)})
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -316,8 +317,10 @@ def _library_versions() -> dict[str, str]:
 def _read_answers(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.pop("sha256") != json_digest(stored):
+            return {}
         return dict(stored["answers"]) if stored["versions"] == _library_versions() else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

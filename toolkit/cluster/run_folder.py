@@ -437,6 +437,13 @@ class RunFolder:
             fresh = replace(attempt, error_class="", error_message="", n_timeouts=0)
             self.record(replace(fresh, state=TaskState.PENDING))
 
+    def set_aside(self, task_id: str, error_class: str, error_message: str) -> None:
+        """Let a task be done no more whose result cannot be used; the file is kept beside."""
+        result = self.result_path(task_id)
+        with suppress(FileNotFoundError):
+            result.replace(result.with_name(f"{result.name}.damaged"))
+        self.record_end(task_id, TaskState.FAILED, error_class, error_message)
+
     def forget_attempt(self, task_id: str) -> None:
         """Drop the record: the result has been published, or the task is to start afresh."""
         self.attempt_path(task_id).unlink(missing_ok=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from toolkit.cluster.records import BAD_JSON
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.forecast.reasons import former_tasks
 from toolkit.plan import form_of
@@ -121,7 +120,7 @@ def _collected(table_path: Path) -> Iterator[tuple[str, Measured]]:
     columns = ["task_id", "device", "readout", "dataset", "n_features", "seconds"]
     try:
         table = pq.read_table(table_path, columns=columns).drop_null()
-    except (OSError, pa.ArrowException):
+    except (OSError, UnicodeDecodeError, pa.ArrowException):
         return
     for task_id, device, readout, dataset, n_features, seconds in zip(
         *(table.column(name).to_pylist() for name in columns), strict=True
@@ -131,25 +130,19 @@ def _collected(table_path: Path) -> Iterator[tuple[str, Measured]]:
 
 
 def _from_files(run: RunFolder, tasks: Mapping[str, Task]) -> Iterator[Measured]:
+    from toolkit.results.damage import read_report
+    from toolkit.results.scores import read_summary
+
     for task_id, task in tasks.items():
         path = run.result_path(task_id)
         try:
-            report = _summary(path) if path.suffix == ".parquet" else json.loads(path.read_bytes())
+            report = read_summary(path) if task.kind.gives_scores else read_report(path)
             likeness = likeness_of(task, _device_kind(report["device"]))
             size = size_of(task) * report.get("share", 1)  # what the last attempt had left to do
             if size:
                 yield Measured(task.kind, likeness, size, float(report["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except BAD_JSON:
             continue
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    """The summary in the metadata of a read-out's result, without its scores."""
-    import pyarrow.parquet as pq
-
-    from toolkit.results.scores import SUMMARY_KEY
-
-    return dict(json.loads((pq.read_schema(path).metadata or {})[SUMMARY_KEY]))
 
 
 def _device_kind(device: str) -> str:

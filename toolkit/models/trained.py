@@ -180,7 +180,10 @@ def _description(content: bytes, path: Path, weights: Mapping[str, torch.Tensor]
             f"{path} holds weights, but not of a network trained here: it has no "
             f"{DESCRIPTION_KEY!r} in its metadata"
         )
-    description: dict[str, Any] = json.loads(said)
+    try:
+        description = dict(json.loads(said))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsFileError(f"{path}: its {DESCRIPTION_KEY!r} is damaged ({error})") from error
     if description.pop(DIGEST_KEY, None) != content_digest(description, weights):
         raise WeightsFileError(
             f"{path} is not as it was written, so that it may hold other weights or have seen "

@@ -70,7 +70,7 @@ class Study:
         path = RunFolder(self.runs[row["run"]]).curve_path(row["task_id"])
         try:
             return pd.read_parquet(path)
-        except (OSError, pa.ArrowException):
+        except (OSError, UnicodeDecodeError, pa.ArrowException):
             return None
 
     def with_rows(self, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

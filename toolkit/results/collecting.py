@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.cluster.snapshot import TaskView, take_snapshot
+from toolkit.results.damage import damaged_results
 from toolkit.results.tables import PlannedRow, collect
 from toolkit.task import TaskState
 
@@ -23,7 +25,8 @@ def collect_run(run: RunFolder) -> tuple[list[TaskView], pd.DataFrame]:
 
     Returns
     -------
-    How every task stands, and the content of ``results.parquet``: a row per planned result.
+    How every task stands, and the content of ``results.parquet``: a row per planned result. Tasks
+    whose results cannot be used are failed, without an attempt.
     """
     views = take_snapshot(run, run.tasks())
     trials = _trials_of_searches(views)
@@ -40,7 +43,24 @@ def collect_run(run: RunFolder) -> tuple[list[TaskView], pd.DataFrame]:
         if view.task.kind.gives_scores
         for identity in view.task.rows
     ]
-    return views, collect(rows, run.results_folder, run.path)
+    table = collect(rows, run.results_folder, run.path)
+    faults = _faults(run, views, table)
+    return [_as_failed(view, faults.get(view.task.id)) for view in views], table
+
+
+def _faults(run: RunFolder, views: Sequence[TaskView], table: pd.DataFrame) -> dict[str, str]:
+    """Of the tasks that are done, what is wrong with their results."""
+    done = {view.task.id: view.task for view in views if view.state is TaskState.DONE}
+    reports = (run.result_path(i) for i, task in done.items() if not task.kind.gives_scores)
+    found = {path.stem: str(error) for path, error in damaged_results(reports).items()}
+    failed = table[table["task_id"].isin(done.keys()) & (table["status"] == TaskState.FAILED)]
+    return found | dict(zip(failed["task_id"], failed["error_message"], strict=True))
+
+
+def _as_failed(view: TaskView, fault: str | None) -> TaskView:
+    if fault is None:
+        return view
+    return replace(view, state=TaskState.FAILED, reason=fault)
 
 
 def _trials_of_searches(views: Sequence[TaskView]) -> dict[_Search, dict[str, int]]:

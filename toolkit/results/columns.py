@@ -378,5 +378,5 @@ def describe(path: str | Path) -> dict[str, str]:
     try:
         stored = pq.read_schema(path)
         return {field.name: field.metadata[DESCRIPTION_KEY].decode() for field in stored}
-    except (OSError, pa.ArrowException, TypeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException, TypeError, KeyError) as error:
         raise ResultError(f"{path}: no column descriptions could be read: {error!r}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import TaskView, take_snapshot
+from toolkit.results.damage import read_report
 from toolkit.results.errors import ResultError
 from toolkit.results.tables import NEURONS_FILE, RESULTS_FILE
 from toolkit.task import TaskKind, TaskState
@@ -75,7 +75,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         return pq.read_table(path).to_pandas()
     except FileNotFoundError as error:
         raise ResultError(f"{path}: no such table; collect the run's results first") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ResultError(
             f"{path}: not a complete Parquet file ({error}); collect the run's results again"
         ) from error
@@ -92,32 +92,25 @@ def _read_tasks(run: RunFolder) -> pd.DataFrame:
 
 
 def _task_row(run: RunFolder, view: TaskView) -> dict[str, Any]:
-    attempt = view.attempt
-    finished = _extraction_report(run, view)
-    is_blocked = view.state is TaskState.BLOCKED
+    attempt, report, status, reason = view.attempt, {}, view.state, view.reason
+    error_class = attempt.error_class if attempt else ""
+    if status is TaskState.BLOCKED:
+        error_class = "blocked"
+    elif status is TaskState.DONE and view.task.kind is TaskKind.EXTRACT:
+        try:
+            report = read_report(run.result_path(view.task.id))
+        except ResultError as error:
+            status, error_class, reason = TaskState.FAILED, error.error_class, str(error)
     return {
         "task_id": view.task.id,
         "kind": str(view.task.kind),
         "label": view.task.label,
-        "status": str(view.state),
-        "error_class": "blocked" if is_blocked else (attempt and attempt.error_class) or None,
-        "reason": view.reason,
+        "status": str(status),
+        "error_class": error_class or None,
+        "reason": reason,
         "attempt": attempt.number if attempt else None,
         "host": attempt.host if attempt else None,
-        "seconds": finished.get("seconds"),
-        "device": finished.get("device"),
+        "seconds": report.get("seconds"),
+        "device": report.get("device"),
         "inputs": view.task.inputs,
     }
-
-
-def _extraction_report(run: RunFolder, view: TaskView) -> dict[str, Any]:
-    """What a finished extraction says of itself; encode tasks say it in the results."""
-    if view.state is not TaskState.DONE or view.task.kind is not TaskKind.EXTRACT:
-        return {}
-    path = run.result_path(view.task.id)
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ResultError(
-            f"{path}: not the record of an extraction ({error}); delete it and run again"
-        ) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from toolkit.results.columns import (
     names,
     schema,
 )
-from toolkit.results.errors import ResultError
+from toolkit.results.errors import AGAIN, ResultError
 
 SUMMARY_KEY = b"toolkit.encode.summary"
 TASK_KEY = b"toolkit.task"  # the id, which is also the name of the file
+DIGEST_KEY = b"toolkit.encode.summary.sha256"  # Parquet has checksums of pages, not of metadata
 
-# Threads hide the latency of a network file system.
-_N_READERS = 8
+# Half of a pair of surrogates: JSON may hold it, tables may not.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 _SCORE_SCHEMA = schema(SCORE_COLUMNS)
 _REQUIRED = names(SUMMARY_COLUMNS)
@@ -101,10 +103,10 @@ def write_scores(path: str | Path, neurons: pd.DataFrame, summary: dict[str, Any
     """
     path = Path(path)
     table = _score_table(path, neurons)
-    as_json = _to_json(summary, path)
+    as_json = _to_json(summary, path).encode()
     summary_row(json.loads(as_json), source=path)
     table = table.replace_schema_metadata(
-        {SUMMARY_KEY: as_json.encode(), TASK_KEY: path.stem.encode()}
+        {SUMMARY_KEY: as_json, DIGEST_KEY: _digest(as_json), TASK_KEY: path.stem.encode()}
     )
     with atomic_path(path, durable=True) as temporary:
         pq.write_table(
@@ -138,10 +140,7 @@ def read_score_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     except FileNotFoundError as error:
         raise ResultError(f"{path}: there is no such result file") from error
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise ResultError(
-            f"{path}: cannot be read as a Parquet file ({error}); if it is damaged, delete it and "
-            "run its task again"
-        ) from error
+        raise ResultError(f"{path}: cannot be read as a Parquet file ({error}); {AGAIN}") from error
     metadata = table.schema.metadata or {}
     if SUMMARY_KEY not in metadata or not table.schema.equals(_SCORE_SCHEMA):
         raise ResultError(
@@ -149,43 +148,47 @@ def read_score_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
             f"{', '.join(_SCORE_SCHEMA.names)}; found the columns {', '.join(table.column_names)}"
         )
     _require_own(path, metadata)
-    try:
-        summary = json.loads(metadata[SUMMARY_KEY])
-    except ValueError as error:
-        raise ResultError(f"{path}: its summary is not JSON: {error}") from error
-    return table, summary
+    return table, _summary(path, metadata)
 
 
-def damaged_results(paths: Iterable[Path]) -> list[Path]:
-    """Files that are no results of the tasks they are named after, as far as their ends tell.
+def read_summary(path: Path) -> dict[str, Any]:
+    """The summary of a file that :func:`write_scores` wrote, without reading its scores.
 
-    Parameters
-    ----------
-    paths
-        Result files of read-outs and trainings; those that are not there are left out.
+    Raises
+    ------
+    ResultError
+        If the file is missing, that of another task, or its end or summary is damaged.
     """
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise ResultError(f"{path}: cannot be read as a Parquet file ({error})") from error
+    _require_own(path, metadata)
+    return _summary(path, metadata)
 
-    def is_damaged(path: Path) -> bool:
-        try:
-            _require_own(path, pq.read_metadata(path).metadata or {})
-        except FileNotFoundError:
-            return False
-        except (OSError, UnicodeDecodeError, pa.ArrowException, ResultError):
-            return True
-        return False
 
-    found = list(paths)
-    with ThreadPoolExecutor(_N_READERS) as readers:
-        marks = list(readers.map(is_damaged, found))
-    return [path for path, damaged in zip(found, marks, strict=True) if damaged]
+def _summary(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    as_json = metadata.get(SUMMARY_KEY, b"")
+    if metadata.get(DIGEST_KEY) != _digest(as_json):
+        raise ResultError(f"{path}: its summary is not the one that was written; {AGAIN}")
+    try:
+        summary = json.loads(as_json)
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path}: its summary is not JSON ({error}); {AGAIN}") from error
+    if not isinstance(summary, dict):
+        raise ResultError(f"{path}: its summary is no JSON object; {AGAIN}")
+    return summary
+
+
+def _digest(summary: bytes) -> bytes:
+    return hashlib.sha256(summary).hexdigest().encode()
 
 
 def _require_own(path: Path, metadata: Mapping[bytes, bytes]) -> None:
     if metadata.get(TASK_KEY) != path.stem.encode():
         other = metadata.get(TASK_KEY, b"no task").decode(errors="replace")
         raise ResultError(
-            f"{path}: is the result of {other}, not of the task it is named after; delete it and "
-            "run its task again"
+            f"{path}: is the result of {other}, not of the task it is named after; {AGAIN}"
         )
 
 
@@ -202,15 +205,25 @@ def summary_row(summary: dict[str, Any], *, source: Path) -> dict[str, Any]:
     if missing:
         raise ResultError(f"{source}: its summary lacks {', '.join(missing)}")
     row = {name: summary.get(name) for name in _SUMMARY_SCHEMA.names}
+    if not isinstance(row["versions"], dict):
+        raise ResultError(f"{source}: versions of its summary is {row['versions']!r}, no object")
     row["versions"] = json.dumps(row["versions"], sort_keys=True)
     row["created"] = _utc_time(row["created"], source)
     for field in _SUMMARY_SCHEMA:
         value = row[field.name]
-        if value is not None and not isinstance(value, _PYTHON_TYPES[field.type]):
+        if value is not None and not _fits(value, field.type):
             raise ResultError(
                 f"{source}: {field.name} of its summary is {value!r}, expected {field.type}"
             )
     return row
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    if isinstance(value, bool) or not isinstance(value, _PYTHON_TYPES[kind]):
+        return False
+    if isinstance(value, int):
+        return abs(value) < (2**63 if kind == pa.int64() else 2**53)
+    return not (isinstance(value, str) and _HALF_CHARACTER.search(value))
 
 
 def _score_table(path: Path, neurons: pd.DataFrame) -> pa.Table:
@@ -229,11 +242,12 @@ def _score_table(path: Path, neurons: pd.DataFrame) -> pa.Table:
 def _utc_time(value: Any, source: Path) -> datetime:
     try:
         time = datetime.fromisoformat(value)
-    except (TypeError, ValueError) as error:
+        in_utc = time.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ResultError(f"{source}: created is {value!r}, expected an ISO time") from error
     if time.tzinfo is None:
         raise ResultError(f"{source}: created is {value!r}, expected a time with a time zone")
-    return time
+    return in_utc
 
 
 def _to_json(summary: dict[str, Any], path: Path) -> str:

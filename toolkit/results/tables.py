@@ -157,7 +157,7 @@ def _read(row: PlannedRow, folder: Path) -> _Collected:
 
 
 def _trial(row: PlannedRow, summary: Mapping[str, Any]) -> dict[str, int]:
-    number = row.trials.get(summary.get("origin", ""))
+    number = row.trials.get(str(summary.get("origin")))
     return {} if number is None else {"trial": number}
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from toolkit.cluster.local import JobResources
 
 _ON_GPU = (TaskKind.EXTRACT, TaskKind.TRAIN)
-_ROUNDS = 2  # the second rebuilds features that the first found damaged
+_REBUILT = ("damaged_features", "bad_result")  # by a second round, where the first found them
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ORPHANS_S = 10.0  # jobs of a killed sweep end by themselves within a second or two
 
@@ -78,14 +78,17 @@ def dispatch(folder: RunFolder, tasks: Sequence[Task], console: Console) -> int:
     with folder.owned(), _stopped_by_signals():
         refuse_jobs_in_queue(folder)
         _wait_for_orphans(folder)
-        try:
-            for _ in range(_ROUNDS):
+        for is_last in (False, True):
+            try:
                 _run_round(folder, tasks, console)
-                if not _found_damage(folder, tasks):
-                    break
-        except KeyboardInterrupt:
-            console.print("Stopped; run the same command again to continue.")
-        return finish(folder, console)
+            except KeyboardInterrupt:
+                console.print("Stopped; run the same command again to continue.")
+                return finish(folder, console)
+            status = finish(folder, console)
+            if is_last or not _found_damage(folder, tasks):
+                break
+            console.print("What was damaged is computed again.")
+        return status
 
 
 def stop(folder: RunFolder, console: Console) -> int:
@@ -176,7 +179,7 @@ def _wait_for_orphans(folder: RunFolder) -> None:
 
 def _found_damage(folder: RunFolder, tasks: Sequence[Task]) -> bool:
     attempts = (folder.attempt(task.id) for task in tasks)
-    return any(a is not None and a.error_class == "damaged_features" for a in attempts)
+    return any(a is not None and a.error_class in _REBUILT for a in attempts)
 
 
 @contextmanager

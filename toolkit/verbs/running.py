@@ -25,8 +25,10 @@ from toolkit.verbs.loading import (
     warn_of_leaks,
 )
 from toolkit.verbs.prefetching import fetch_weights
-from toolkit.verbs.viewing import EXIT_DONE, EXIT_UNFINISHED, exit_status, finish
+from toolkit.verbs.viewing import EXIT_DONE, EXIT_UNFINISHED, collected, exit_status, finish
 from toolkit.yaml_source import ConfigError
+
+_WAITS = (TaskState.BLOCKED, TaskState.PENDING)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -46,11 +48,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
     with _held(folder, on_slurm="slurm" in settings):
         sweep.catalog.save(folder.catalog_path)
         folder.write_plan(tasks, settings)
-        _remove_damaged_results(folder, tasks, console)
-    n_done = len(folder.done_ids() & {task.id for task in tasks})
-    if n_done == len(tasks):
-        console.print(f"Nothing to run: all {n_done} tasks are done.")
-        return finish(folder, console)
+        _set_damaged_results_aside(folder, tasks, console)
+    ids = {task.id for task in tasks}
+    if ids <= folder.done_ids():
+        console.print(f"Nothing to run: all {len(tasks)} tasks are done.")
+        status = finish(folder, console)
+        if ids <= folder.done_ids():
+            return status
+    n_done = len(folder.done_ids() & ids)
     console.print(f"{len(tasks)} tasks, {n_done} of them done.")
     if slurm.is_slurm_run(folder):
         fetch_weights([task for task in tasks if not folder.is_done(task.id)], console)
@@ -61,19 +66,17 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return local.dispatch(folder, tasks, console)
 
 
-def _remove_damaged_results(folder: RunFolder, tasks: Sequence[Task], console: Console) -> None:
-    """Let what cannot be read be computed again."""
-    from toolkit.results.scores import damaged_results
+def _set_damaged_results_aside(folder: RunFolder, tasks: Sequence[Task], console: Console) -> None:
+    """Let what is seen to be damaged without reading all of it be computed again."""
+    from toolkit.results.damage import damaged_results
 
-    damaged = damaged_results(
-        folder.result_path(task.id) for task in tasks if task.kind.gives_scores
-    )
-    for path in damaged:
-        path.unlink()
+    damaged = damaged_results(folder.result_path(task.id) for task in tasks)
+    for path, error in damaged.items():
+        folder.set_aside(path.stem, error.error_class, str(error))
     if damaged:
         console.print(
             f"{len(damaged)} results are damaged or those of other tasks, and are computed again; "
-            f"the first is {damaged[0].name}.",
+            f"the first is {next(iter(damaged)).name}.",
             style="yellow",
         )
 
@@ -85,12 +88,14 @@ def retry(options: argparse.Namespace, console: Console) -> int:
     slurm.settle_now(folder)
     _refuse_impossible_choice(folder, options)
     views = take_snapshot(folder, folder.tasks())
+    if not any(_is_chosen(view, options) for view in views):
+        views, _, _ = collected(folder)  # what cannot be used of the results is seen by reading all
     chosen = [view for view in views if _is_chosen(view, options)]
     if not chosen:
         console.print("No failed task matches; nothing to retry.")
         return exit_status(views)
     ids = {view.task.id for view in chosen}
-    blocked = [v for v in views if v.state is TaskState.BLOCKED and ids & set(v.task.inputs)]
+    blocked = [v for v in views if v.state in _WAITS and ids & set(v.task.inputs)]
     tasks = [view.task for view in views if view.task.id in ids | {b.task.id for b in blocked}]
     console.print(f"{len(chosen)} failed tasks again, {len(blocked)} that waited for them.")
     if options.executor in ("local", "inprocess"):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,6 +22,9 @@ from toolkit.cluster.run_folder import RunFolder, RunFolderError
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.task import TaskState
 from toolkit.verbs import slurm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXIT_DONE, EXIT_UNFINISHED = 0, 1
 
@@ -70,25 +76,48 @@ def finish(folder: RunFolder, console: Console) -> int:
     """
     from toolkit import results
 
-    try:
-        views, table = results.collect_run(folder)
-    except OSError as error:
-        raise RunFolderError(f"{folder.path} cannot be written: {error.strerror}") from error
+    views, table, unusable = collected(folder)
     reasons = reason_table(views, _MOST_REASONS)
     if reasons is not None:
         console.print(stage_table(views))
         console.print(reasons)
     results.print_best(table, console)
     console.print(f"{folder.path / 'results.parquet'}", soft_wrap=True)
-    bad = table[table["error_class"] == "bad_result"]
-    if len(bad):
+    if unusable:
         console.print(
-            f"{len(bad)} results cannot be used: {bad.iloc[0]['error_message']}",
+            f"{len(unusable)} results cannot be used: {unusable[0].reason}\n"
+            "They are set aside. To compute them again:\n"
+            f"  python -m toolkit.sweep retry {shlex.quote(str(folder.path))}",
             style="yellow",
             soft_wrap=True,
         )
-        return EXIT_UNFINISHED
     return exit_status(views)
+
+
+def collected(folder: RunFolder) -> tuple[list[TaskView], pd.DataFrame, list[TaskView]]:
+    """Collect, and set results aside that cannot be used: their tasks are to be run again.
+
+    Returns
+    -------
+    How every task stands, the results, and of the tasks those whose results were set aside.
+
+    Raises
+    ------
+    RunFolderError
+        If the tables cannot be written.
+    """
+    from toolkit import results
+
+    try:
+        views, table = results.collect_run(folder)
+        unusable = [v for v in views if v.state is TaskState.FAILED and v.attempt is None]
+        for view in unusable:
+            folder.set_aside(view.task.id, results.ResultError.error_class, view.reason)
+    except OSError as error:
+        raise RunFolderError(f"{folder.path} cannot be written: {error.strerror}") from error
+    attempts = {view.task.id: folder.attempt(view.task.id) for view in unusable}
+    views = [replace(v, attempt=attempts.get(v.task.id, v.attempt)) for v in views]
+    return views, table, unusable
 
 
 def exit_status(views: Sequence[TaskView]) -> int:

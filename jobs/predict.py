@@ -59,5 +59,7 @@ def predict_splits(
         return
     path = session.run.predictions_path(task.id)
     path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs["task_id"] = task.id
     with atomic_path(path) as temporary:
-        pd.concat(parts, ignore_index=True).to_parquet(temporary)
+        table.to_parquet(temporary)

@@ -135,8 +135,10 @@ def keep_curve(task: Task, session: Session, curve: list[CurveRow]) -> None:
 
     path = session.run.curve_path(task.id)
     path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(curve)
+    table.attrs["task_id"] = task.id
     with atomic_path(path) as temporary:
-        pd.DataFrame(curve).to_parquet(temporary)
+        table.to_parquet(temporary)
 
 
 def description_of(

@@ -192,6 +192,7 @@ def write_synthetic_search(folder: Path, *, n_trials: int, n_epochs: int) -> Pat
             }
         )
         task_id = f"train-{trial:012d}"
+        curve.attrs["task_id"] = task_id
         curve.to_parquet(folder / "curves" / f"{task_id}.parquet")
         recipe = {"n_epochs": n_epochs, "patience": None, "monitor": "ev", "optimizer": {"lr": lr}}
         rows.append(

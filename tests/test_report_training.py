@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_curves_are_those_that_the_trainings_left(study: Study, charts: dict[str
     assert line.loc[line["mark"] == "best epoch", "epoch"].tolist() == [row["best_epoch"]]
     assert row["n_epochs"] < 20
     assert on_validation["mark"].iloc[-1] == "stopped early"
+
+
+def test_the_curve_of_another_training_is_none(study: Study, tmp_path: Path) -> None:
+    (row, curve), (other, _) = (curve_of(study, training="joint", seed=seed) for seed in (0, 1))
+    copied = replace(study, runs={row["run"]: tmp_path})
+    target = RunFolder(tmp_path).curve_path(row["task_id"])
+    target.parent.mkdir()
+    for origin, is_own in ((row, True), (other, False)):
+        path = RunFolder(study.runs[row["run"]]).curve_path(origin["task_id"])
+        shutil.copy(path, target)
+        found = copied.curve(row)
+        assert (found is not None) == is_own
+        if is_own:
+            pd.testing.assert_frame_equal(found, curve)
 
 
 def test_a_trial_is_one_line_as_far_as_it_came(study: Study, charts: dict[str, Chart]) -> None:

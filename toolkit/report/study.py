@@ -69,9 +69,10 @@ class Study:
         """What the training of a row measured in each epoch; None if it left nothing readable."""
         path = RunFolder(self.runs[row["run"]]).curve_path(row["task_id"])
         try:
-            return pd.read_parquet(path)
+            table = pd.read_parquet(path)
         except (OSError, UnicodeDecodeError, pa.ArrowException):
             return None
+        return table if table.attrs.get("task_id") == row["task_id"] else None
 
     def with_rows(self, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         """Join columns of the results to a frame that has their ``row``."""

@@ -29,14 +29,7 @@ R_TOLERANCE = 5e-3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all parts, or, inside its process, the one that is named."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records here")
-    parser.add_argument("--part", choices=PARTS, help="only this one")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     if options.inside:
         for record in MEASURED[options.part]():
             print(json.dumps(asdict(record)), flush=True)
@@ -44,6 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [options.part] if options.part else list(PARTS)
     records = keep(_all(chosen, options.minutes * 60), options.json)
     return 0 if all(record.status == "ok" for record in records) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line understands."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records here")
+    parser.add_argument("--part", choices=PARTS, help="only this one")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    return parser
 
 
 def _all(parts: Sequence[str], total_s: float) -> Iterator[Record]:

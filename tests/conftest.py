@@ -1,10 +1,10 @@
 import os
 from collections import Counter
-from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 from threadpoolctl import threadpool_limits
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ("slurm_cluster",)
 pytest.register_assert_rewrite("own_files", "slurm_arrays", "slurm_sweeps")
@@ -29,19 +29,49 @@ _QUICK = (
 )
 
 
+# Files whose tests mostly wait for Slurm. A lane is run by one worker, on one cluster, beside the
+# workers that compute.
+_LANES = (
+    "slurm_sweep slurm_faults slurm_outages training_slurm",
+    "encoding_slurm_workers slurm_devcluster slurm_submission slurm_watching",
+)
+_LANE_OF = {f"test_{name}.py": lane for lane in _LANES for name in lane.split()}
+
+
+class LaneScheduling(LoadScopeScheduling):
+    """A lane, or a file of no lane, is run by one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return _LANE_OF.get(Path(file).name, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LaneScheduling:
+    """Instead of the schedulers of ``--dist``."""
+    return LaneScheduling(config, log)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker per core and one per lane; none to run a single file."""
+    if len(config.args) == 1 and not Path(config.args[0]).is_dir():
+        return 0
+    n_cores = len(os.sched_getaffinity(0))
+    return n_cores if config.option.markexpr else n_cores + len(_LANES)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with many slow tests first, by turns one that waits for Slurm and one that computes."""
+    """The lanes first, then files with many slow tests."""
     quick = _QUICK.split()
     for item in items:
         is_slow = item.get_closest_marker("slow") is not None
         if item.path.stem.removeprefix("test_") in quick and not is_slow:
             item.add_marker("quick")
     n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    files = sorted({item.path for item in items}, key=lambda path: (-n_slow[path], path))
-    waiting = [path for path in files if "slurm" in path.name]
-    computing = [path for path in files if "slurm" not in path.name]
-    turns = [path for pair in zip_longest(waiting, computing) for path in pair if path]
-    items.sort(key=lambda item: turns.index(item.path))
+    files = sorted(
+        {item.path for item in items},
+        key=lambda path: (path.name not in _LANE_OF, -n_slow[path], path),
+    )
+    items.sort(key=lambda item: files.index(item.path))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

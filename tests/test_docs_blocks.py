@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import face
+from benchmarks import face, gpu
 from toolkit import sweep, verbs
 from toolkit.catalog import Catalog
 from toolkit.cluster.profiles import SiteProfile, load_profile
@@ -168,7 +168,7 @@ def test_python_runs(
             exec(compile(padded, str(block.page), "exec"), known)
 
 
-@pytest.mark.parametrize("command", commands(), ids=str)
+@pytest.mark.parametrize("command", list(commands()), ids=str)
 def test_commands_are_understood(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: argparse.ArgumentParser, message: str) -> None:
         is_mention = not command.is_whole and message.startswith("the following arguments are req")
@@ -186,6 +186,8 @@ def test_commands_are_understood(command: Command, monkeypatch: pytest.MonkeyPat
                 assert sweep.main(words) == 0
             case ["toolkit", "data"] | ["slurm", "devcluster"]:
                 importlib.import_module(f"{command.module}.__main__")._parser().parse_args(words)
+            case ["benchmarks", "gpu"]:
+                gpu.parser().parse_args(words)
             case ["benchmarks", _]:
                 assert hasattr(importlib.import_module(command.module), "main")
                 face.main(lambda quick: [], words)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from commands import start, sweep
 from slurm_cluster import Rules
 from slurm_sweeps import (
@@ -26,6 +27,7 @@ from slurm_sweeps import (
 
 from slurm.devcluster import DevCluster
 from toolkit.cluster.manifests import read_submissions
+from toolkit.cluster.profiles import load_profile
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.results import load
 from toolkit.task import TaskKind
@@ -37,10 +39,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
 def test_the_quickstart_gives_the_tables_of_a_local_run(
     slurm_cluster: DevCluster, tmp_path: Path, folder: Path
 ) -> None:
+    profile = tmp_path / "site.yaml"  # small jobs share one, as they do at most sites
+    own = load_profile("devcluster").model_dump(mode="json", exclude_unset=True)
+    own["extract"]["tasks_per_job"], own["encode"]["tasks_per_job"] = 2, 9
+    profile.write_text(yaml.safe_dump({**own, "min_query_interval_s": 0.3}), encoding="utf-8")
     changes = ["dataset.n_train=120", "dataset.n_val=40", "resources.extract.cpus=1"]
     words = [w for change in [*changes, "resources.encode.cpus=1"] for w in ("--set", change)]
     words.insert(0, str(ROOT / "configs" / "quickstart.yaml"))
-    sweep(*words, "--executor", "slurm", "--profile", "devcluster", "--out", folder)
+    on_slurm = ("--executor", "slurm", "--profile", profile, "--out", folder)
+    sweep(*words, *on_slurm)
     assert_all_done_once(folder)
     sweep(*words, "--executor", "inprocess", "--out", tmp_path / "local")
     ours, theirs = load(folder), load(tmp_path / "local")
@@ -50,9 +57,7 @@ def test_the_quickstart_gives_the_tables_of_a_local_run(
         check_exact=True,
     )
     pd.testing.assert_frame_equal(ours.neurons, theirs.neurons, check_exact=True)
-    assert "Nothing to run" in sweep(
-        *words, "--executor", "slurm", "--profile", "devcluster", "--out", folder
-    )
+    assert "Nothing to run" in sweep(*words, *on_slurm)
 
 
 def test_detached_then_collected_by_a_second_process(

@@ -50,7 +50,7 @@ from toolkit.yaml_source import ConfigError
 pytestmark = [pytest.mark.usefixtures("slurm_installed"), pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = column_slices(4096, 16)
+COLUMNS = column_slices(2048, 8)
 MEMORY_BYTES = 2**31
 NODES = ("n1", "n2")
 DISTURBANCES = ("process", "step", "warning")
@@ -67,12 +67,12 @@ resources: {encode: {memory_gb: 2, timeout_min: 10}}
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Synthetic features of one layer, (800, 4096)."""
-    features = np.random.default_rng(0).standard_normal((800, 4096)).astype(np.float32) + 3
+    """Synthetic features of one layer, (400, 2048)."""
+    features = np.random.default_rng(0).standard_normal((400, 2048)).astype(np.float32) + 3
     store = FeatureStore.create(
         tmp_path / "store",
-        layers=[LayerInfo("layer", (4096,), 0)],
-        stimulus_ids=[f"synthetic-{i}" for i in range(800)],
+        layers=[LayerInfo("layer", (2048,), 0)],
+        stimulus_ids=[f"synthetic-{i}" for i in range(400)],
         provenance={},
     )
     for block in store.missing_blocks():
@@ -113,7 +113,7 @@ def killing_the_first(compute: Compute, kill: Callable[[str], None]) -> threadin
             for address, keys in compute.client.has_what().items():
                 if len(keys) >= 2:
                     return kill(address)
-            time.sleep(0.01)
+            time.sleep(0.02)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -81,6 +81,7 @@ def open_workers(run: RunFolder, task: Task, n_cpus: int) -> Iterator[str]:
         time_limit_min=task.options["timeout_min"],
         warning_s=profile.signal_delay_s,
         job_state=job_state,
+        ask_interval_s=profile.min_query_interval_s,
     ) as address:
         yield address
 

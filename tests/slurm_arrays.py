@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from slurm.devcluster import ClusterShape
 from toolkit.cluster.arrays import JobArray, plan_arrays
 from toolkit.cluster.batches import Batch
 from toolkit.cluster.code_snapshot import take_code_snapshot
@@ -26,7 +25,6 @@ from toolkit.task import TaskKind
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUEST = JobRequest(n_cpus=1, n_gpus=0, memory_gb=0.1, timeout_min=10)
-SHORT_MEMORY = ClusterShape(n_nodes=1, min_job_age_s=5)
 
 # Does what the name of each of its tasks says.
 ELEMENT = """
@@ -111,14 +109,14 @@ def watch(
     timeout_s: float = 90.0,
 ) -> SchedulerReport:
     """Ask until the report is as wanted."""
-    scheduler = Scheduler(run.path, min_interval_s=0.3)
+    scheduler = Scheduler(run.path, min_interval_s=0.2)
     limit_s = time.monotonic() + timeout_s
     while True:
         report = scheduler.refresh(all_elements(submissions))
         if until(report):
             return report
         assert time.monotonic() < limit_s, report
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def watch_start(run: RunFolder, submissions: Sequence[Submission]) -> str:

@@ -1,19 +1,23 @@
 """Fixtures of tests that need a real Slurm; conftest.py gives them to all.
 
-A cluster is booted when the first test asks for its shape, shared by the tests of a session, and
-taken down at the end.
+One cluster is booted when the first test asks for it, shared by the tests of a session, and taken
+down at the end. A test that needs other rules gives them to that cluster for as long as it runs.
 """
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from slurm.devcluster import ClusterShape, DevCluster, missing_programs
+from slurm.devcluster import DevCluster, missing_programs
 
-ClusterOfShape = Callable[[ClusterShape], DevCluster]
+Rules = Callable[..., None]
+
+# The controller takes these as they were when it started.
+_FIXED = re.compile("^(?:MaxArraySize|AccountingStorageEnforce)=.*", re.MULTILINE)
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +25,68 @@ def slurm_installed() -> None:
     """Skip where a cluster's programs are not installed."""
     if missing := missing_programs():
         pytest.skip(f"Slurm's programs are not installed here: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(slurm_installed: None) -> Iterator[DevCluster]:
+    """The session's cluster: three nodes with two GPUs each, and accounting."""
+    # A test run that is told to stop takes its cluster down first.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with DevCluster.start() as cluster:
+            yield cluster
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def slurm_cluster(
+    shared_cluster: DevCluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DevCluster]:
+    """The session's cluster with all its nodes up, to which the test's own process speaks.
+
+    Whatever the test did to the cluster is undone after it: jobs are cancelled, daemons started.
+    """
+    for name, value in shared_cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    yield shared_cluster
+    restore(shared_cluster)
+
+
+@pytest.fixture
+def slurm_rules(slurm_cluster: DevCluster) -> Iterator[Rules]:
+    """A function that gives the cluster other values in slurm.conf until the end of the test."""
+    before = slurm_cluster.conf_path.read_text(encoding="utf-8")
+
+    def change(**rules: object) -> None:
+        text = slurm_cluster.conf_path.read_text(encoding="utf-8")
+        for key, value in rules.items():
+            text, n_changed = re.subn(rf"\b{key}=\S+", f"{key}={value}", text)
+            text += "" if n_changed else f"{key}={value}\n"
+        apply(text)
+
+    def apply(text: str) -> None:
+        fixed = _FIXED.findall(slurm_cluster.conf_path.read_text(encoding="utf-8"))
+        slurm_cluster.conf_path.write_text(text, encoding="utf-8")
+        if _FIXED.findall(text) == fixed:
+            slurm_cluster.run(["scontrol", "reconfigure"])
+        else:
+            slurm_cluster.stop_controller()
+            slurm_cluster.start_controller()
+
+    yield change
+    apply(before)
+
+
+@pytest.fixture
+def without_accounting(slurm_cluster: DevCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the test's own process, and what it starts, ``sacct`` fails as where there is none."""
+    text = slurm_cluster.conf_path.read_text(encoding="utf-8")
+    conf_path = slurm_cluster.folder / "without-accounting.conf"
+    conf_path.write_text(
+        re.sub("^AccountingStorage.*\n", "", text, flags=re.MULTILINE), encoding="utf-8"
+    )
+    monkeypatch.setenv("SLURM_CONF", str(conf_path))
 
 
 def restore(cluster: DevCluster) -> None:
@@ -36,57 +102,3 @@ def restore(cluster: DevCluster) -> None:
         assert time.monotonic() < limit_s, cluster.run(["squeue"]).stdout
         time.sleep(0.1)
     cluster.wait_ready()
-
-
-@pytest.fixture(scope="session")
-def slurm_clusters(slurm_installed: None) -> Iterator[ClusterOfShape]:
-    """A function that gives the session's cluster of a shape, with all its nodes up."""
-    clusters: dict[ClusterShape, DevCluster] = {}
-
-    def cluster_of(shape: ClusterShape) -> DevCluster:
-        if shape not in clusters:
-            clusters[shape] = DevCluster.start(shape)
-        return clusters[shape]
-
-    # A test run that is told to stop takes its clusters down first.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield cluster_of
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for cluster in clusters.values():
-            cluster.stop()
-
-
-@pytest.fixture
-def use_cluster(
-    slurm_clusters: ClusterOfShape, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ClusterOfShape]:
-    """Like ``slurm_clusters``; the test's own process speaks to the cluster that it asked for last.
-
-    Whatever the test did to the cluster is undone after it: jobs are cancelled, daemons started.
-    """
-    used: list[DevCluster] = []
-
-    def cluster_of(shape: ClusterShape) -> DevCluster:
-        cluster = slurm_clusters(shape)
-        for name, value in cluster.environment.items():
-            monkeypatch.setenv(name, value)
-        used.append(cluster)
-        return cluster
-
-    yield cluster_of
-    for cluster in used:
-        restore(cluster)
-
-
-@pytest.fixture
-def slurm_cluster(use_cluster: ClusterOfShape) -> DevCluster:
-    """The cluster of the default shape: three nodes with two GPUs each, and accounting."""
-    return use_cluster(ClusterShape())
-
-
-@pytest.fixture
-def slurm_cluster_without_accounting(use_cluster: ClusterOfShape) -> DevCluster:
-    """The same without slurmdbd: ``sacct`` fails."""
-    return use_cluster(ClusterShape(has_accounting=False))

@@ -1,6 +1,6 @@
 """Sweeps on a development cluster, and what to look at.
 
-``pytest_plugins = ("slurm_sweeps",)`` gives the fixture.
+``pytest_plugins = ("slurm_sweeps",)`` gives the fixtures.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from slurm.devcluster import DevCluster
 from toolkit.cluster.failure_log import read_failures
+from toolkit.cluster.profiles import load_profile
 from toolkit.cluster.queue import read_queue
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.cluster.snapshot import TaskView, take_snapshot
 from toolkit.results import load
 from toolkit.task import TaskState
+
+LightProfile = Callable[..., Path]
 
 ROOT = Path(__file__).resolve().parents[1]
 DIFFERS_FROM_RUN_TO_RUN = ["seconds", "peak_memory_bytes", "created", "config_hash"]
@@ -33,22 +37,44 @@ readouts: {kind: ridge, n_components: 20}
 executor: {kind: slurm, profile: devcluster}
 resources: {extract: {cpus: 1, memory_gb: 3}, encode: {cpus: 1, memory_gb: 3}}
 """
-# One network over so many images that there is time to disturb it.
+# One network over so many images that its progress is seen more than once.
 LONG = """\
 name: long-synthetic
 dataset: {kind: synthetic, n_train: 1200, n_val: 20, n_neuroids: 4, image_px: 32}
 models: {library: timm, names: test_vit, layers: blocks.5}
 readouts: {kind: ridge, n_components: 20}
 executor: {kind: slurm, profile: devcluster}
-extraction: {batch_size: 16}
 resources: {extract: {cpus: 1, memory_gb: 3}, encode: {cpus: 1, memory_gb: 3}}
 """
+
+
+# Its jobs count in place of what their tasks are: see there.
+LIGHT = f"export PYTHONPATH={ROOT / 'tests' / 'light'}"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Of the run."""
     return tmp_path / "run"
+
+
+@pytest.fixture
+def light_profile(tmp_path: Path) -> LightProfile:
+    """A function that writes a profile like the cluster's own whose jobs do light work.
+
+    Its words are what the jobs' environment says of that work; its named values are the profile's.
+    """
+
+    def write(*variables: str, **settings: object) -> Path:
+        profile = load_profile("devcluster").model_dump(mode="json", exclude_unset=True)
+        profile["default"]["setup"] = [LIGHT, *(f"export {variable}" for variable in variables)]
+        path = tmp_path / "light.yaml"
+        path.write_text(
+            yaml.safe_dump({**profile, "min_query_interval_s": 0.3, **settings}), encoding="utf-8"
+        )
+        return path
+
+    return write
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 120.0) -> None:

@@ -9,11 +9,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from slurm_cluster import Rules
 
 from slurm.devcluster import ClusterError, ClusterShape, DevCluster, take_down
 from slurm.devcluster import cluster as cluster_module
@@ -112,22 +112,25 @@ def test_the_tests_own_process_speaks_to_the_cluster(slurm_cluster: DevCluster) 
     assert str(slurm_cluster.conf_path) in shown.stdout
 
 
-def test_without_accounting_the_queue_remembers(
-    slurm_cluster_without_accounting: DevCluster, tmp_path: Path
-) -> None:
-    cluster = slurm_cluster_without_accounting
-    job = submit(cluster, "exit 3", f"--output={tmp_path}/out")
-    wait_for(lambda: state(cluster, job) == "FAILED")
-    assert cluster.run(["sacct"], check=False).returncode != 0
+@pytest.fixture(scope="module")
+def small_cluster(slurm_installed: None) -> Iterator[DevCluster]:
+    with DevCluster.start(SMALL) as cluster:
+        yield cluster
+
+
+def test_without_accounting_the_queue_remembers(small_cluster: DevCluster, tmp_path: Path) -> None:
+    job = submit(small_cluster, "exit 3", f"--output={tmp_path}/out")
+    wait_for(lambda: state(small_cluster, job) == "FAILED")
+    assert small_cluster.run(["sacct"], check=False).returncode != 0
 
 
 def test_two_clusters_side_by_side_do_not_see_each_other(
-    slurm_cluster: DevCluster, slurm_cluster_without_accounting: DevCluster
+    slurm_cluster: DevCluster, small_cluster: DevCluster
 ) -> None:
     job = submit(slurm_cluster, "sleep 60", "--output=/dev/null")
     wait_for(lambda: state(slurm_cluster, job) == "RUNNING")
-    assert slurm_cluster_without_accounting.run(["squeue", "-h"]).stdout == ""
-    assert slurm_cluster.folder != slurm_cluster_without_accounting.folder
+    assert small_cluster.run(["squeue", "-h"]).stdout == ""
+    assert slurm_cluster.folder != small_cluster.folder
 
 
 # A cluster that breaks as told
@@ -186,21 +189,22 @@ def test_a_job_over_its_memory_is_killed(slurm_cluster: DevCluster, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_job_of_main_gives_way_to_high_after_a_warning_and_starts_again(
-    use_cluster: Callable[[ClusterShape], DevCluster], tmp_path: Path
+    slurm_cluster: DevCluster, slurm_rules: Rules, tmp_path: Path
 ) -> None:
-    cluster = use_cluster(replace(SMALL, preemption_grace_s=3))
+    slurm_rules(GraceTime=3)
     low_output, high_output = tmp_path / "low.out", tmp_path / "high.out"
     script = "trap 'echo warned' USR2; echo start $SLURM_RESTART_COUNT; sleep 40 & wait; wait"
+    whole_node = ("--nodelist=n1", "--exclusive")
     low = submit(
-        cluster, script, "--exclusive", "--signal=B:USR2@60", f"--output={low_output}",
+        slurm_cluster, script, *whole_node, "--signal=B:USR2@60", f"--output={low_output}",
         "--open-mode=append",
     )  # fmt: skip
     wait_for(low_output.exists)
     high = submit(
-        cluster, "echo start", "--partition=high", "--exclusive", f"--output={high_output}"
+        slurm_cluster, "echo start", "--partition=high", *whole_node, f"--output={high_output}"
     )
-    wait_for(lambda: state(cluster, high) == "COMPLETED")
-    wait_for(lambda: state(cluster, low) == "RUNNING")
+    wait_for(lambda: state(slurm_cluster, high) == "COMPLETED")
+    wait_for(lambda: state(slurm_cluster, low) == "RUNNING")
     assert low_output.read_text().startswith("start\nwarned\n")
     wait_for(lambda: "start 1" in low_output.read_text())
 
@@ -208,27 +212,23 @@ def test_a_job_of_main_gives_way_to_high_after_a_warning_and_starts_again(
 # A cluster that goes
 
 
-def test_down_leaves_nothing(tmp_path: Path) -> None:
+def test_down_leaves_nothing_but_programs_that_only_use_the_cluster(tmp_path: Path) -> None:
     with DevCluster.start(SMALL) as cluster:
         ids = tmp_path / "pids"
         script = f"setsid sleep 1000 & env -i sleep 1000 & echo $! > {ids}; srun sleep 1000"
         submit(cluster, script, "--output=/dev/null")
         wait_for(lambda: any(line == "sleep 1000" for line in processes_of(cluster.conf_path)))
         without_environment = int(ids.read_text())
-    assert processes_of(cluster.conf_path) == []
-    assert not is_alive(without_environment)
-    assert not cluster.folder.exists()
-    cluster.stop()
-
-
-def test_down_spares_programs_that_only_use_the_cluster() -> None:
-    with DevCluster.start(SMALL) as cluster:
         user = subprocess.Popen(["sleep", "100"], env={**os.environ, **cluster.environment})
     try:
         assert user.poll() is None
     finally:
         user.kill()
         user.wait()
+    assert processes_of(cluster.conf_path) == []
+    assert not is_alive(without_environment)
+    assert not cluster.folder.exists()
+    cluster.stop()
 
 
 @pytest.mark.slow

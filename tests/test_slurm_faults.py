@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from commands import start, sweep
 from slurm_sweeps import (
     CONFIG,
     LONG,
+    LightProfile,
     assert_all_done_once,
     assert_continued,
     classes,
@@ -24,10 +23,9 @@ from slurm_sweeps import (
     written,
 )
 
-from slurm.devcluster import ClusterShape, DevCluster
+from slurm.devcluster import DevCluster
 from toolkit.cluster.failure_log import read_failures
 from toolkit.cluster.run_folder import RunFolder
-from toolkit.models import ModelSpec, load_network
 from toolkit.results import load
 from toolkit.task import TaskState
 
@@ -36,10 +34,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
 
 
 def test_a_cancelled_task_stays_cancelled_until_somebody_asks(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
-    config = written(tmp_path, LONG)
-    process = start(config, "--out", folder)
+    profile = light_profile("LIGHT_HOLDS=")
+    process = start(written(tmp_path, LONG), "--out", folder, "--profile", profile)
     wait_until(lambda: progress(folder, "test_vit") > 0)
     slurm_cluster.run(["scancel", element_of(folder, "test_vit")])
     output, _ = process.communicate(timeout=120)
@@ -49,14 +47,16 @@ def test_a_cancelled_task_stays_cancelled_until_somebody_asks(
     row = load(folder).results.iloc[0]
     assert row["status"] == "blocked"
     assert extraction(folder, "test_vit").task.id in row["error_message"]
+    (folder / "go").touch()
     sweep("retry", folder, "--class", "cancelled")
     assert_all_done_once(folder)
 
 
 def test_cancel_takes_a_run_out_of_the_queue(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
-    sweep(written(tmp_path, LONG), "--out", folder, "--detach")
+    profile = light_profile("LIGHT_HOLDS=")
+    sweep(written(tmp_path, LONG), "--out", folder, "--profile", profile, "--detach")
     wait_until(lambda: progress(folder, "test_vit") > 0)
     assert "2 jobs taken out of the queue" in sweep("cancel", folder)
     wait_until(lambda: not slurm_cluster.run(["squeue", "--noheader"]).stdout)
@@ -65,16 +65,12 @@ def test_cancel_takes_a_run_out_of_the_queue(
 
 
 def test_a_time_limit_is_continued_from_what_is_done(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
-    profile = tmp_path / "site.yaml"
-    profile.write_text(
-        "signal_delay_s: 5\nmin_query_interval_s: 1\n"
-        'default: {setup: ["[ $SLURM_RESTART_COUNT ] || sleep 20"]}\n'
-    )
-    config = written(tmp_path, LONG.replace("n_train: 1200", "n_train: 6000"))
-    limit = ("--set", "resources.extract.timeout_min=1", "--set", "extraction.batch_size=2")
-    sweep(config, "--out", folder, "--profile", profile, *limit)
+    # Slurm looks at time limits every half minute, and warns before the next time.
+    profile = light_profile("LIGHT_HOLDS=", signal_delay_s=25)
+    limit = ("--set", "resources.extract.timeout_min=1")
+    sweep(written(tmp_path, LONG), "--out", folder, "--profile", profile, *limit)
     assert_all_done_once(folder)
     assert classes(folder) == {}
     log = log_of(folder, "test_vit")
@@ -84,11 +80,11 @@ def test_a_time_limit_is_continued_from_what_is_done(
 
 
 def test_a_job_over_its_memory_is_tried_with_more(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
     little = ("--set", "resources.extract.memory_gb=0.3")
-    only = LONG.replace("n_train: 1200", "n_train: 60")
-    sweep(written(tmp_path, only), "--out", folder, *little)
+    profile = light_profile("LIGHT_MEMORY_MB=400")
+    sweep(written(tmp_path, LONG), "--out", folder, "--profile", profile, *little)
     assert_all_done_once(folder)
     failures = read_failures(RunFolder(folder))
     over = [failure for failure in failures if str(failure.failure) == "out_of_memory"]
@@ -101,19 +97,17 @@ def test_a_job_over_its_memory_is_tried_with_more(
 
 
 def test_a_parent_that_fails_blocks_its_children_only(
-    use_cluster: Callable[[ClusterShape], DevCluster], tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster,
+    without_accounting: None,
+    tmp_path: Path,
+    folder: Path,
+    light_profile: LightProfile,
 ) -> None:
     """On a cluster without accounting."""
-    use_cluster(ClusterShape(has_accounting=False))
-    network = load_network(ModelSpec("timm", "test_vit2")).module
-    without_numbers = {name: value * torch.nan for name, value in network.state_dict().items()}
-    torch.save(without_numbers, tmp_path / "broken.pth")
-    broken = (
-        "  - {library: timm, names: test_vit2, layers: blocks.5, "
-        f"weights: {tmp_path / 'broken.pth'}}}\n"
-    )
-    text = CONFIG.replace("readouts:", f"{broken}readouts:")
-    output = sweep(written(tmp_path, text), "--out", folder, expect=1)
+    bad = "  - {library: timm, names: test_vit2, layers: blocks.5}\n"
+    config = written(tmp_path, CONFIG.replace("readouts:", f"{bad}readouts:"))
+    profile = light_profile("LIGHT_FAILS=test_vit2")
+    output = sweep(config, "--out", folder, "--profile", profile, expect=1)
     assert states(folder) == {"done": 6, "failed": 1, "blocked": 1}
     (failed,) = [v for v in views(folder).values() if v.state is TaskState.FAILED]
     (blocked,) = [v for v in views(folder).values() if v.state is TaskState.BLOCKED]
@@ -129,15 +123,11 @@ def test_a_parent_that_fails_blocks_its_children_only(
 
 
 def test_an_environment_that_cannot_import_stops_its_family_at_once(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
     (tmp_path / "shadow" / "timm").mkdir(parents=True)
     (tmp_path / "shadow" / "timm" / "__init__.py").write_text("import no_such_module\n")
-    profile = tmp_path / "site.yaml"
-    profile.write_text(
-        "min_query_interval_s: 1\n"
-        f'extract: {{setup: ["export PYTHONPATH={tmp_path / "shadow"}"]}}\n'
-    )
+    profile = light_profile(f"PYTHONPATH=$PYTHONPATH:{tmp_path / 'shadow'}", "LIGHT_IMPORTS=timm")
     canary = ("--set", "executor.canary_above=1")
     sweep(written(tmp_path, CONFIG), "--out", folder, "--profile", profile, *canary, expect=1)
     assert states(folder) == {"done": 2, "failed": 1, "blocked": 3}

@@ -8,14 +8,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from slurm_arrays import (
     REQUEST,
-    SHORT_MEMORY,
     all_over,
     arrays_of,
     elements_of_tasks,
@@ -25,8 +23,9 @@ from slurm_arrays import (
     watch,
     words,
 )
+from slurm_cluster import Rules
 
-from slurm.devcluster import ClusterShape, DevCluster
+from slurm.devcluster import DevCluster
 from toolkit.cluster.arrays import plan_arrays
 from toolkit.cluster.limits import ArrayLimits, ask_limits
 from toolkit.cluster.manifests import manifest_path, read_submissions
@@ -94,7 +93,7 @@ def test_small_tasks_share_an_element_and_its_resources(
     asked = ["sacct", "-nP", f"--jobs={submissions[0].array_id}", "--format=JobID,AllocTRES"]
     steps: list[str] = []
     while len(steps) < 3:  # accounting comes later
-        time.sleep(0.5)
+        time.sleep(0.2)
         lines = slurm_cluster.run(asked).stdout.splitlines()
         steps = [line for line in lines if line.partition("|")[0].endswith(".0") and "cpu" in line]
     assert all("cpu=2" in step and "gres/gpu=1" in step for step in steps)
@@ -116,12 +115,9 @@ def test_jobs_run_the_code_that_was_submitted(
 
 
 def test_an_array_larger_than_the_cluster_takes_is_split(
-    use_cluster: Callable[[ClusterShape], DevCluster],
-    run: RunFolder,
-    code: Path,
-    profile: SiteProfile,
+    slurm_rules: Rules, run: RunFolder, code: Path, profile: SiteProfile
 ) -> None:
-    use_cluster(ClusterShape(n_nodes=1, has_accounting=False, max_array_size=5))
+    slurm_rules(MaxArraySize=5)
     batches = tasks(*(f"extract-{i}" for i in range(6)))
     with pytest.raises(SubmissionError, match=r"array of 6: .*; look at max_array_size"):
         submit_arrays(run, arrays_of(batches), profile, code)
@@ -147,37 +143,40 @@ def test_what_slurm_refuses_is_explained(
 
 
 def test_the_limit_of_the_user_is_asked_for_and_kept(
-    run: RunFolder, code: Path, profile: SiteProfile, monkeypatch: pytest.MonkeyPatch
+    slurm_cluster: DevCluster,
+    slurm_rules: Rules,
+    run: RunFolder,
+    code: Path,
+    profile: SiteProfile,
+    request: pytest.FixtureRequest,
 ) -> None:
-    with DevCluster.start(ClusterShape(n_nodes=1)) as cluster:
-        monkeypatch.setenv("SLURM_CONF", str(cluster.conf_path))
-        with cluster.conf_path.open("a") as conf:
-            conf.write("AccountingStorageEnforce=limits\n")
-        cluster.stop_controller()
-        cluster.start_controller()
+    def allow(n_jobs: int) -> None:
         user = ["user", getpass.getuser()]
-        cluster.run(["sacctmgr", "-i", "modify", *user, "set", "MaxSubmitJobs=4"])
+        slurm_cluster.run(["sacctmgr", "-i", "modify", *user, "set", f"MaxSubmitJobs={n_jobs}"])
 
-        batches = tasks(*(f"extract-wait.{i}" for i in range(3)))
-        for i in range(3):
-            batches += tasks(f"encode-wait.{i}", waits_for=[f"extract-wait.{i}"])
-        with pytest.raises(SubmissionError, match="look at max_submit"):
-            submit_arrays(run, arrays_of(batches), profile, code)
-        cluster.run(["scancel", "--me"])
-        while ask_limits(profile).n_queued:
-            time.sleep(0.2)
+    slurm_rules(AccountingStorageEnforce="limits")
+    request.addfinalizer(lambda: allow(-1))
+    allow(4)
+    batches = tasks(*(f"extract-wait.{i}" for i in range(3)))
+    for i in range(3):
+        batches += tasks(f"encode-wait.{i}", waits_for=[f"extract-wait.{i}"])
+    with pytest.raises(SubmissionError, match="look at max_submit"):
+        submit_arrays(run, arrays_of(batches), profile, code)
+    slurm_cluster.run(["scancel", "--me"])
+    while ask_limits(profile).n_queued:
+        time.sleep(0.2)
 
-        plan = plan_arrays(batches, ask_limits(profile), lambda _: REQUEST)
-        assert [len(wave) for wave in plan.waves] == [2, 2]
-        submissions = submit_arrays(run, plan.waves[0], profile, code)
-        assert ask_limits(profile) == ArrayLimits(20001, 4, n_queued=4)
-        (run.path / "go").touch()
-        watch(run, submissions, all_over(submissions))
-        rest = [batch for batch in batches if not results(run).issuperset(batch.task_ids)]
-        plan = plan_arrays(rest, ask_limits(profile), lambda _: REQUEST)
-        submissions = submit_arrays(run, plan.waves[0], profile, code)
-        watch(run, submissions, all_over(submissions))
-        assert len(results(run)) == 6
+    plan = plan_arrays(batches, ask_limits(profile), lambda _: REQUEST)
+    assert [len(wave) for wave in plan.waves] == [2, 2]
+    submissions = submit_arrays(run, plan.waves[0], profile, code)
+    assert ask_limits(profile) == ArrayLimits(20001, 4, n_queued=4)
+    (run.path / "go").touch()
+    watch(run, submissions, all_over(submissions))
+    rest = [batch for batch in batches if not results(run).issuperset(batch.task_ids)]
+    plan = plan_arrays(rest, ask_limits(profile), lambda _: REQUEST)
+    submissions = submit_arrays(run, plan.waves[0], profile, code)
+    watch(run, submissions, all_over(submissions))
+    assert len(results(run)) == 6
 
 
 def test_a_job_can_submit_jobs(
@@ -233,13 +232,10 @@ def test_a_submission_without_an_answer_is_found_by_its_name(
 
 
 def test_a_submission_whose_process_was_killed_is_found(
-    use_cluster: Callable[[ClusterShape], DevCluster],
-    run: RunFolder,
-    code: Path,
-    tmp_path: Path,
+    slurm_cluster: DevCluster, slurm_rules: Rules, run: RunFolder, code: Path, tmp_path: Path
 ) -> None:
     """Also when the queue has forgotten it: accounting has not."""
-    cluster = use_cluster(SHORT_MEMORY)
+    slurm_rules(MinJobAge=2)
     sbatch_that(tmp_path / "bin", "kill -KILL $PPID")
     done = subprocess.run(
         [sys.executable, "-c", submission_of_a_task(run, code)],
@@ -252,7 +248,7 @@ def test_a_submission_whose_process_was_killed_is_found(
     watch(run, [found], all_over([found]))
 
     manifest.with_suffix(".id").unlink()
-    while cluster.run(["squeue", "-h", "--states=all"]).stdout:
+    while slurm_cluster.run(["squeue", "-h", "--states=all"]).stdout:
         time.sleep(0.2)
     assert recover_submissions(run) == [found]
 

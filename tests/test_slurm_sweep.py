@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from commands import start, sweep
+from slurm_cluster import Rules
 from slurm_sweeps import (
     CONFIG,
     DIFFERS_FROM_RUN_TO_RUN,
     LONG,
     ROOT,
+    LightProfile,
     assert_all_done_once,
     occupy,
     progress,
@@ -23,8 +25,9 @@ from slurm_sweeps import (
     written,
 )
 
-from slurm.devcluster import ClusterShape, DevCluster
+from slurm.devcluster import DevCluster
 from toolkit.cluster.manifests import read_submissions
+from toolkit.cluster.profiles import load_profile
 from toolkit.cluster.run_folder import RunFolder
 from toolkit.results import load
 from toolkit.task import TaskKind
@@ -36,10 +39,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm_installed")]
 def test_the_quickstart_gives_the_tables_of_a_local_run(
     slurm_cluster: DevCluster, tmp_path: Path, folder: Path
 ) -> None:
+    profile = tmp_path / "site.yaml"  # small jobs share one, as they do at most sites
+    own = load_profile("devcluster").model_dump(mode="json", exclude_unset=True)
+    own["extract"]["tasks_per_job"], own["encode"]["tasks_per_job"] = 2, 9
+    profile.write_text(yaml.safe_dump({**own, "min_query_interval_s": 0.3}), encoding="utf-8")
     changes = ["dataset.n_train=120", "dataset.n_val=40", "resources.extract.cpus=1"]
     words = [w for change in [*changes, "resources.encode.cpus=1"] for w in ("--set", change)]
     words.insert(0, str(ROOT / "configs" / "quickstart.yaml"))
-    sweep(*words, "--executor", "slurm", "--profile", "devcluster", "--out", folder)
+    on_slurm = ("--executor", "slurm", "--profile", profile, "--out", folder)
+    sweep(*words, *on_slurm)
     assert_all_done_once(folder)
     sweep(*words, "--executor", "inprocess", "--out", tmp_path / "local")
     ours, theirs = load(folder), load(tmp_path / "local")
@@ -49,19 +57,17 @@ def test_the_quickstart_gives_the_tables_of_a_local_run(
         check_exact=True,
     )
     pd.testing.assert_frame_equal(ours.neurons, theirs.neurons, check_exact=True)
-    assert "Nothing to run" in sweep(
-        *words, "--executor", "slurm", "--profile", "devcluster", "--out", folder
-    )
+    assert "Nothing to run" in sweep(*words, *on_slurm)
 
 
 def test_detached_then_collected_by_a_second_process(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
-    config = written(tmp_path, CONFIG)
+    words = (written(tmp_path, CONFIG), "--out", folder, "--profile", light_profile(), "--detach")
     hold = occupy(slurm_cluster, "cpu")
-    output = sweep(config, "--out", folder, "--detach")
+    output = sweep(*words)
     assert "6 tasks submitted" in output
-    again = sweep(config, "--out", folder, "--detach")
+    again = sweep(*words)
     assert "0 tasks submitted, 6 were in the queue already" in again
     said = sweep("collect", folder, expect=1)
     assert "pending" in said
@@ -76,15 +82,16 @@ def test_detached_then_collected_by_a_second_process(
 
 
 def test_the_code_of_a_run_is_what_was_submitted(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
     checkout = tmp_path / "checkout"
     for name in ("toolkit", "jobs", "slurm"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     hold = occupy(slurm_cluster, "cpu")
-    sweep(written(tmp_path, CONFIG), "--out", folder, "--detach", cwd=checkout)
+    words = (written(tmp_path, CONFIG), "--out", folder, "--profile", light_profile(), "--detach")
+    sweep(*words, cwd=checkout)
     (checkout / "jobs" / "element.py").write_text("raise SystemExit('edited')\n")
-    (checkout / "jobs" / "encode.py").write_text("raise SystemExit('edited')\n")
+    (checkout / "jobs" / "run.py").write_text("raise SystemExit('edited')\n")
     slurm_cluster.run(["scancel", hold])
     sweep("status", folder, "--watch")
     sweep("collect", folder)
@@ -93,19 +100,22 @@ def test_the_code_of_a_run_is_what_was_submitted(
 
 
 def test_arrays_larger_than_the_cluster_takes(
-    use_cluster: Callable[[ClusterShape], DevCluster], tmp_path: Path, folder: Path
+    slurm_rules: Rules,
+    without_accounting: None,
+    tmp_path: Path,
+    folder: Path,
+    light_profile: LightProfile,
 ) -> None:
-    use_cluster(ClusterShape(has_accounting=False, max_array_size=2))
-    sweep(written(tmp_path, CONFIG), "--out", folder)
+    slurm_rules(MaxArraySize=2)
+    sweep(written(tmp_path, CONFIG), "--out", folder, "--profile", light_profile())
     assert_all_done_once(folder)
     assert max(len(s.elements) for s in read_submissions(RunFolder(folder))) == 2
 
 
 def test_waves_beyond_the_submit_limit_are_submitted_by_the_keeper(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
-    profile = tmp_path / "site.yaml"
-    profile.write_text("max_submit: 4\nmin_query_interval_s: 1\nkeeper_interval_s: 2\n")
+    profile = light_profile(max_submit=4, keeper_interval_s=1)
     output = sweep(written(tmp_path, CONFIG), "--out", folder, "--profile", profile, "--detach")
     assert "wait for room in it" in output
     wait_until(lambda: states(folder) == {"done": 6}, timeout_s=150)
@@ -114,15 +124,16 @@ def test_waves_beyond_the_submit_limit_are_submitted_by_the_keeper(
 
 
 def test_an_interrupt_leaves_the_jobs_alone(
-    slurm_cluster: DevCluster, tmp_path: Path, folder: Path
+    slurm_cluster: DevCluster, tmp_path: Path, folder: Path, light_profile: LightProfile
 ) -> None:
     """And so does an end without warning: the next command finds everything."""
     config = written(tmp_path, LONG)
-    process = start(config, "--out", folder)
+    words = (config, "--out", folder, "--profile", light_profile("LIGHT_HOLDS="))
+    process = start(*words)
     wait_until(lambda: progress(folder, "test_vit") > 0)
     process.kill()
     process.communicate()
-    process = start(config, "--out", folder)
+    process = start(*words)
     wait_until(lambda: "in the queue already" in process.output())
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
@@ -132,6 +143,7 @@ def test_an_interrupt_leaves_the_jobs_alone(
     refused = sweep(config, "--out", folder, "--executor", "local", expect=2)
     assert "are in Slurm's queue" in refused
     assert "slurm" in RunFolder(folder).read_summary()
+    (folder / "go").touch()
     wait_until(lambda: states(folder) == {"done": 2}, timeout_s=200)
     sweep("collect", folder)
     assert_all_done_once(folder)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from slurm_arrays import (
-    SHORT_MEMORY,
     all_elements,
     all_over,
     arrays_of,
     elements_of_tasks,
+    is_in,
     tasks,
     watch,
     watch_start,
     words,
 )
+from slurm_cluster import Rules
 
-from slurm.devcluster import ClusterShape, DevCluster
+from slurm.devcluster import DevCluster
 from toolkit.cluster.failures import FailureClass, classify, peak_memory_gb
 from toolkit.cluster.manifests import element_log_path
 from toolkit.cluster.profiles import SiteProfile
@@ -72,12 +72,17 @@ def test_a_cancelled_element(
     assert classify(view, None, words(run, element)) is FailureClass.CANCELLED
 
 
-def test_a_lost_node_is_no_end_where_slurm_requeues(
+def test_a_lost_node_is_the_end_only_where_slurm_does_not_requeue(
     slurm_cluster: DevCluster, run: RunFolder, code: Path, profile: SiteProfile
 ) -> None:
     submissions = submit_arrays(run, arrays_of(tasks("extract-once")), profile, code)
     (element,) = submissions[0].element_ids
     node = watch_start(run, submissions)
+    others = set(slurm_cluster.shape.nodes) - {node}
+    once = SiteProfile.model_validate({"default": {"requeue": False, "exclude": sorted(others)}})
+    never_again = submit_arrays(run, arrays_of(tasks("extract-wait")), once, code)
+    (lost,) = never_again[0].element_ids
+    assert watch_start(run, never_again) == node
     slurm_cluster.kill_node(node)
     seen = set()
 
@@ -86,22 +91,12 @@ def test_a_lost_node_is_no_end_where_slurm_requeues(
         seen.add((view.state, view.is_over(time.time())))
         return view.state == "COMPLETED"
 
+    view = watch(run, [*submissions, *never_again], is_in(lost, "NODE_FAIL")).views[lost]
+    assert (view.state, view.node) == ("NODE_FAIL", node)
+    assert classify(view, None, words(run, lost)) is FailureClass.NODE_FAILURE
     report = watch(run, submissions, note)
     assert report.views[element].restarts == 1
     assert {state for state, over in seen if over} == {"COMPLETED"}
-
-
-def test_a_lost_node_is_the_end_where_slurm_does_not_requeue(
-    slurm_cluster: DevCluster, run: RunFolder, code: Path
-) -> None:
-    profile = SiteProfile.model_validate({"default": {"requeue": False}})
-    submissions = submit_arrays(run, arrays_of(tasks("extract-wait")), profile, code)
-    (element,) = submissions[0].element_ids
-    node = watch_start(run, submissions)
-    slurm_cluster.kill_node(node)
-    view = watch(run, submissions, all_over(submissions)).views[element]
-    assert (view.state, view.node) == ("NODE_FAIL", node)
-    assert classify(view, None, words(run, element)) is FailureClass.NODE_FAILURE
 
 
 def test_a_controller_that_is_away_changes_nothing(
@@ -126,15 +121,16 @@ def test_a_controller_that_is_away_changes_nothing(
 
 
 def test_accounting_remembers_what_the_queue_has_forgotten(
-    use_cluster: Callable[[ClusterShape], DevCluster],
+    slurm_cluster: DevCluster,
+    slurm_rules: Rules,
     run: RunFolder,
     code: Path,
     profile: SiteProfile,
 ) -> None:
-    cluster = use_cluster(SHORT_MEMORY)
+    slurm_rules(MinJobAge=2)
     batches = tasks("extract-a", "extract-fail", "extract-c")
     submissions = submit_arrays(run, arrays_of(batches), profile, code)
-    while cluster.run(["squeue", "-h", "--states=all"]).stdout:
+    while slurm_cluster.run(["squeue", "-h", "--states=all"]).stdout:
         time.sleep(0.2)
     report = watch(run, submissions, all_over(submissions))
     element = elements_of_tasks(submissions)
@@ -144,18 +140,20 @@ def test_accounting_remembers_what_the_queue_has_forgotten(
 
 
 def test_without_accounting_the_queue_alone_is_a_witness_for_a_while(
-    use_cluster: Callable[[ClusterShape], DevCluster],
+    slurm_cluster: DevCluster,
+    without_accounting: None,
+    slurm_rules: Rules,
     run: RunFolder,
     code: Path,
     profile: SiteProfile,
 ) -> None:
-    cluster = use_cluster(ClusterShape(n_nodes=1, has_accounting=False, min_job_age_s=5))
     submissions = submit_arrays(run, arrays_of(tasks("extract-a", "extract-fail")), profile, code)
     report = watch(run, submissions, all_over(submissions))
     assert report.accounting_failure is None
     assert report.n_queries > 0
 
-    while cluster.run(["squeue", "-h", "--states=all"]).stdout:
+    slurm_rules(MinJobAge=2)
+    while slurm_cluster.run(["squeue", "-h", "--states=all"]).stdout:
         time.sleep(0.2)
     elements = all_elements(submissions)
     assert Scheduler(run.path, min_interval_s=0).refresh(elements).views == report.views

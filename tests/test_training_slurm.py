@@ -29,8 +29,16 @@ training:
       over: {optimizer.lr: [1e-2, 1e-3, 1e-4]}
       halving: {eta: 2, first_epochs: 9}
       refit: true
-executor: {kind: slurm, profile: devcluster}
+executor: {kind: slurm}
 resources: {train: {cpus: 1, memory_gb: 3}}
+"""
+
+
+# One trial at a time, so that the one that gives way is the only one that is disturbed.
+PROFILE = """\
+signal_delay_s: 20
+min_query_interval_s: 0.3
+train: {max_running: 1, tasks_per_job: 2}
 """
 
 
@@ -66,17 +74,20 @@ def test_a_preempted_trial_goes_on_and_the_search_ends_as_ever(
 ) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(CONFIG, encoding="utf-8")
+    profile = tmp_path / "site.yaml"
+    profile.write_text(PROFILE, encoding="utf-8")
     run = RunFolder(tmp_path / "run")
-    process = start(config, run.path)
+    process = start(config, run.path, "--profile", str(profile))
 
-    def running() -> list[str]:
-        attempts = run.attempts().values() if run.plan_path.is_file() else ()
-        return [a.task_id for a in attempts if a.state == "running" and 5 < a.n_done < 300]
-
-    wait_until(running)
-    occupy(slurm_cluster, seconds=5)
+    seen: set[str] = set()
 
     def warned() -> list[str]:
+        """Trials told to give way; each that makes its first steps is, until one was in time."""
+        attempts = run.attempts().values() if run.plan_path.is_file() else ()
+        begun = {a.task_id for a in attempts if a.state == "running" and a.n_done} - seen
+        if begun:
+            seen.update(begun)
+            occupy(slurm_cluster, seconds=1)
         logs = run.path.glob("logs/train-*.log")
         return [path.stem for path in logs if "SIGUSR2" in path.read_text()]
 

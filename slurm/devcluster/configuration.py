@@ -33,12 +33,6 @@ class ClusterShape:
         What each node claims to have, whatever the machine has. GPUs are names only.
     has_accounting
         Whether slurmdbd and MariaDB run, so that ``sacct`` and ``sacctmgr`` work.
-    max_array_size
-        One more than the highest index of a job array.
-    min_job_age_s
-        How long ``squeue --states=all`` remembers a job that has ended.
-    preemption_grace_s
-        From the notice that a job of ``main`` is preempted until it is killed.
     """
 
     n_nodes: int = 3
@@ -46,9 +40,6 @@ class ClusterShape:
     gpus_per_node: int = 2
     memory_mb_per_node: int = 16_000
     has_accounting: bool = True
-    max_array_size: int = 20_001
-    min_job_age_s: int = 300
-    preemption_grace_s: int = 20
 
     def __post_init__(self) -> None:
         for name in ("n_nodes", "cpus_per_node", "memory_mb_per_node"):
@@ -200,9 +191,9 @@ SlurmdTimeout=10
 MessageTimeout=5
 TCPTimeout=2
 InactiveLimit=0
-MaxArraySize={shape.max_array_size}
+MaxArraySize=20001
 MaxJobCount=50000
-MinJobAge={shape.min_job_age_s}
+MinJobAge=300
 
 # A node that comes back is used again; what ran there, or was preempted, starts again.
 ReturnToService=2
@@ -213,7 +204,7 @@ SlurmctldParameters=preempt_send_user_signal
 
 {nodes}
 PartitionName=main Nodes=ALL Default=YES PriorityTier=10 MaxTime=INFINITE DefaultTime=10 \
-State=UP PreemptMode=REQUEUE GraceTime={shape.preemption_grace_s}
+State=UP PreemptMode=REQUEUE GraceTime=20
 PartitionName=cpu Nodes=ALL PriorityTier=10 MaxTime=INFINITE DefaultTime=10 \
 State=UP PreemptMode=OFF
 PartitionName=high Nodes=ALL PriorityTier=100 MaxTime=INFINITE DefaultTime=10 \

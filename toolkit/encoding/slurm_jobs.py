@@ -25,7 +25,6 @@ from toolkit.encoding.slurm_workers import (
 )
 
 MEMORY_OPTION = "--mem="
-_ASK_INTERVAL_S = 30.0
 # Share of its lifetime by which a worker's end may be moved, so that they do not end together.
 _STAGGER = 0.05
 
@@ -60,6 +59,7 @@ def queued_workers(
     time_limit_min: int,
     warning_s: int,
     job_state: Callable[[str], JobState],
+    ask_interval_s: float,
     timeout_s: float = 60.0,
 ) -> Iterator[str]:
     """A Dask cluster whose workers are Slurm jobs of their own.
@@ -84,6 +84,8 @@ def queued_workers(
         How long before it a worker is to have retired.
     job_state
         Asks Slurm about a job, given its id.
+    ask_interval_s
+        Least seconds between two questions about a job that has not joined.
     timeout_s
         How long to wait for the first worker.
 
@@ -106,6 +108,7 @@ def queued_workers(
     cluster = _JobCluster(
         n_workers=n_workers,
         job_state=job_state,
+        ask_interval_s=ask_interval_s,
         log=log,
         cores=worker.n_threads,
         processes=1,
@@ -137,10 +140,15 @@ class _WorkerJob(SLURMJob):
     """A worker in a job of its own, submitted as if from outside of any."""
 
     def __init__(
-        self, *args: Any, job_state: Callable[[str], JobState], log: Path, **kwargs: Any
+        self,
+        *args: Any,
+        job_state: Callable[[str], JobState],
+        ask_interval_s: float,
+        log: Path,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._ask, self._log = job_state, log
+        self._ask, self._ask_interval_s, self._log = job_state, ask_interval_s, log
         self._asked_s = time.monotonic()
         self._state = JobState()
         self._refusal = ""
@@ -163,7 +171,7 @@ class _WorkerJob(SLURMJob):
     def is_over(self) -> bool:
         if self._refusal:
             return True
-        if self.job_id and time.monotonic() - self._asked_s > _ASK_INTERVAL_S:
+        if self.job_id and time.monotonic() - self._asked_s > self._ask_interval_s:
             self._asked_s = time.monotonic()
             self._state = self._ask(self.job_id)
         return self._state.is_over

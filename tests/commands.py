@@ -2,6 +2,7 @@
 
 Most of a small sweep's time goes into importing torch, torchvision and timm. A server imports these
 once, and every command is a fork of it, which imports the toolkit from the folder it is given in.
+Other Pythons that need these libraries are forks of it, too: ``python``, ``SERVER.Process``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
     [
         "torch",
         "torchvision",
@@ -34,12 +35,12 @@ _SERVER.set_forkserver_preload(
 
 
 class Command:
-    """A running command; what it has of :class:`subprocess.Popen` is like there."""
+    """A running ``python WORDS``; what it has of :class:`subprocess.Popen` is like there."""
 
     def __init__(self, words: list[str], cwd: Path, environment: dict[str, str]) -> None:
         descriptor, self._output = tempfile.mkstemp()
         os.close(descriptor)
-        self._process = _SERVER.Process(
+        self._process = SERVER.Process(
             target=_become, args=(words, self._output, str(cwd), environment)
         )
         self._process.start()
@@ -66,7 +67,7 @@ class Command:
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         self._process.join(timeout)
         if self.returncode is None:
-            raise subprocess.TimeoutExpired("toolkit.sweep", timeout or 0.0, self.output())
+            raise subprocess.TimeoutExpired("python", timeout or 0.0, self.output())
         return self.output(), None
 
     def output(self) -> str:
@@ -76,12 +77,24 @@ class Command:
 
 def start(*words: str | Path, cwd: Path = ROOT, **environment: str) -> Command:
     """``python -m toolkit.sweep WORDS``, in a wide terminal."""
-    return Command(list(map(str, words)), cwd, {**os.environ, "COLUMNS": "200", **environment})
+    return _start("-m", "toolkit.sweep", *words, cwd=cwd, COLUMNS="200", **environment)
 
 
 def sweep(*words: str | Path, expect: int = 0, cwd: Path = ROOT, **environment: str) -> str:
     """Run the command to its end, and give what it said."""
-    process = start(*words, cwd=cwd, **environment)
+    return _output(start(*words, cwd=cwd, **environment), expect)
+
+
+def python(*words: str | Path, expect: int = 0, cwd: Path = ROOT, **environment: str) -> str:
+    """The same of ``python WORDS``, the first of which is ``-c``, ``-m`` or a script."""
+    return _output(_start(*words, cwd=cwd, **environment), expect)
+
+
+def _start(*words: str | Path, cwd: Path, **environment: str) -> Command:
+    return Command(list(map(str, words)), cwd, {**os.environ, **environment})
+
+
+def _output(process: Command, expect: int) -> str:
     output, _ = process.communicate(timeout=500)
     assert process.returncode == expect, output
     return output
@@ -102,5 +115,10 @@ def _become(words: list[str], output: str, cwd: str, environment: dict[str, str]
         torch.set_num_threads(int(n_threads))
         threadpool_limits(int(n_threads))
     sys.path.insert(0, cwd)
-    sys.argv = ["toolkit.sweep", *words]
-    runpy.run_module("toolkit.sweep", run_name="__main__", alter_sys=True)
+    kind, *sys.argv = words if words[0] in ("-c", "-m") else ("", *words)
+    if kind == "-m":
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        exec(sys.argv[0], {"__name__": "__main__"})
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")

@@ -160,7 +160,7 @@ limits_of_any_size = st.builds(
 IN_FLIGHT = {"extract-queued-0": "4711_3", "extract-queued-1": "4712_0"}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     batches=any_batches() | regular_batches(),
     limits=limits_of_any_size,
@@ -177,7 +177,7 @@ def test_every_batch_once_within_limits_after_exactly_what_it_waits_for(
             assert len(element) == 1 or n_tasks <= sizes[array.kind]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     batches=any_batches() | regular_batches(),
     limits=limits_of_any_size,

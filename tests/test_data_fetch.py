@@ -16,6 +16,7 @@ import pytest
 from flaky_server import FlakyServer
 
 from toolkit.data import DataError
+from toolkit.data.__main__ import main
 from toolkit.data.archive import ARCHIVES, RemoteFile
 from toolkit.data.fetch import Fetched, fetch
 from toolkit.download import Digest, DownloadError, WrongHashError
@@ -227,22 +228,25 @@ def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
-def test_the_command(tmp_path) -> None:
+def test_the_command(tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "IT_data.h5").write_bytes(b"spikes")
     done = run("fetch", "nx414", "--from", tmp_path / "in", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"data/IT_data.h5  sha256 {sha256(b'spikes')}  (no hash known")
     assert not done.stderr
-    listed = run("list", cwd=tmp_path)
-    assert listed.returncode == 0
-    assert "13d28ca0ce88ee550b54db3004374ae19096e9b9" in listed.stdout
-    assert "IT_data.h5  no hash  (here)" in listed.stdout
-    for words in (["fetch", "hvm"], ["fetch", "nx414"], ["describe", "absent"]):
-        refused = run(*words, cwd=tmp_path)
-        assert refused.returncode == 2
-        assert refused.stderr.strip()
-        assert "Traceback" not in refused.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert "13d28ca0ce88ee550b54db3004374ae19096e9b9" in listed
+    assert "IT_data.h5  no hash  (here)" in listed
+    for words in (["fetch", "nx414"], ["describe", "absent"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.strip()
+    refused = run("fetch", "hvm", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.strip()
+    assert "Traceback" not in refused.stderr
 
 
 def test_what_is_printed_stays_whole_on_a_narrow_terminal(tmp_path) -> None:

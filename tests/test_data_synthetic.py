@@ -1,7 +1,6 @@
 """Synthetic data: what is known about them is true."""
 
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -165,26 +164,26 @@ def test_solids_are_bounded_and_never_overstep(category: str) -> None:
 
 def test_categories_look_different() -> None:
     """A nearest-neighbour reader of silhouettes does far better than chance."""
-    dataset = make(n_train=600, n_val=100, image_px=32)
+    dataset = make(n_train=300, n_val=60, image_px=32)
     dataset.stimuli._latents["contrast"][:] = 0
     for name in ("x", "y"):
         dataset.stimuli._latents[name][:] = 0
-    images = np.stack([np.asarray(dataset.stimuli[i]).astype(float) for i in range(700)])
-    masks = (np.abs(images - 115).max(axis=3) > 3).reshape(700, -1).astype(float)
+    images = np.stack([np.asarray(dataset.stimuli[i]).astype(float) for i in range(360)])
+    masks = (np.abs(images - 115).max(axis=3) > 3).reshape(360, -1).astype(float)
     labels = np.array(dataset.category_names)
-    distance = ((masks[600:, None] - masks[None, :600]) ** 2).sum(axis=2)
-    assert np.mean(labels[:600][distance.argmin(axis=1)] == labels[600:]) > 0.5
+    distance = ((masks[300:, None] - masks[None, :300]) ** 2).sum(axis=2)
+    assert np.mean(labels[:300][distance.argmin(axis=1)] == labels[300:]) > 0.5
 
 
-def test_construction_renders_nothing_and_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_construction_renders_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("an image was rendered")
 
     monkeypatch.setattr("toolkit.data.synthetic.render", refuse)
-    start = time.perf_counter()
     dataset = make(n_train=500, n_val=100, n_neuroids=168, n_repetitions=4, image_px=128)
     dataset.stimuli.digest()
-    assert time.perf_counter() - start < 3
+    with pytest.raises(AssertionError, match="was rendered"):
+        dataset.stimuli[0]
 
 
 @pytest.mark.parametrize(

@@ -114,13 +114,18 @@ def test_features_are_read_once_and_left_as_they_were():
 def test_workers_times_blas_threads_stay_within_the_cores_given(n_threads):
     X = synthetic_features()
     lock, busy, loads, blas = threading.Lock(), [0], [], []
+    meeting, one_more = threading.Barrier(n_threads), threading.Event()
 
     def read(columns):
         with lock:
             busy[0] += 1
             loads.append(busy[0])
             blas.extend(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas")
-        time.sleep(0.005)
+            is_first = len(loads) <= n_threads
+        if is_first:
+            meeting.wait(60)
+            one_more.wait(0.2)
+        one_more.set()
         with lock:
             busy[0] -= 1
         return X[:, columns]
@@ -135,23 +140,26 @@ def test_workers_times_blas_threads_stay_within_the_cores_given(n_threads):
 
 def test_blocks_in_flight_are_bounded_while_one_is_slow():
     X = synthetic_features(p=2000)
-    release, started, lock = threading.Event(), [], threading.Lock()
+    release, started, change = threading.Event(), [], threading.Condition()
 
     def read(columns):
-        with lock:
+        with change:
             started.append(columns.start)
+            change.notify()
         if columns.start == 0:
-            release.wait(10)
+            release.wait(60)
         return X[:, columns]
 
     compute = threading.Thread(
         target=gram_matrix, args=(read, column_slices(2000, 20), 60), kwargs={"n_threads": 3}
     )
     compute.start()
-    time.sleep(1)
-    started_before_release = len(started)
+    with change:
+        assert change.wait_for(lambda: len(started) >= 3, 60)
+        change.wait_for(lambda: len(started) > 6, 0.3)
+        started_before_release = len(started)
     release.set()
-    compute.join(30)
+    compute.join(60)
     assert not compute.is_alive()
     assert 3 <= started_before_release <= 6
     assert len(started) == 100

@@ -1,12 +1,12 @@
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import SERVER
 from torch import nn
 from torch.nn import functional
 
@@ -352,26 +352,24 @@ def test_pixels_are_a_network(tmp_path):
     np.testing.assert_allclose(pixels[4], stimuli[4].transpose(2, 0, 1), rtol=1e-6)
 
 
+def extracted_at(path: str, n_stimuli: int, peak_bytes: Connection) -> None:
+    """In a process of its own: the most memory that it ever had."""
+    stimuli = SyntheticNoise(n_stimuli)
+    extract(network(), stimuli, LAYERS, store_at(path, stimuli))
+    status = Path("/proc/self/status").read_text(encoding="utf-8").split()
+    peak_bytes.send(int(status[status.index("VmHWM:") + 1]) * 1024)
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     peaks_bytes = []
     for n_stimuli in (96, 1920):
-        code = (
-            "import sys; sys.path.insert(0, sys.argv[1])\n"
-            "from test_features_extract import *\n"
-            f"stimuli = SyntheticNoise({n_stimuli})\n"
-            f"store = store_at(sys.argv[2] + '/{n_stimuli}.zarr', stimuli)\n"
-            "extract(network(), stimuli, LAYERS, store)\n"
-            "status = open('/proc/self/status').read().split()\n"
-            "print(int(status[status.index('VmHWM:') + 1]) * 1024)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, os.path.dirname(__file__), str(tmp_path)],  # noqa: PTH120
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peaks_bytes.append(int(done.stdout))
+        peak, sender = SERVER.Pipe(duplex=False)
+        path = f"{tmp_path}/{n_stimuli}.zarr"
+        process = SERVER.Process(target=extracted_at, args=(path, n_stimuli, sender))
+        process.start()
+        peaks_bytes.append(peak.recv())
+        process.join()
     more_features_bytes = (1920 - 96) * 4 * sum(layer.n_features for layer in LAYERS)
     assert more_features_bytes > 35e6
     assert peaks_bytes[1] - peaks_bytes[0] < more_features_bytes / 2

@@ -1,12 +1,15 @@
 """Encode tasks of one layer: one pass over the features, whatever is asked of them."""
 
+import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from jobs.encode import _neuron_table
 from jobs.run import run_tasks
@@ -34,7 +37,7 @@ readouts:
   - {kind: rdm}
   - {kind: rdm, level: object, distance: cosine, comparison: kendall_tau_a}
   - {kind: cka}
-statistics: {bootstrap: 200, permutations: 50}
+statistics: {bootstrap: 100, permutations: 19}
 """
 
 
@@ -50,9 +53,14 @@ def planned(folder: Path, *overrides: str) -> RunFolder:
     return run
 
 
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return planned(tmp_path_factory.mktemp("extracted"))
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    return planned(tmp_path)
+def run(extracted: RunFolder, tmp_path: Path) -> RunFolder:
+    return RunFolder(shutil.copytree(extracted.path, tmp_path / "run"))
 
 
 def encoded(run: RunFolder, n_cpus: int = 1) -> dict[str, dict[str, Any]]:
@@ -197,10 +205,16 @@ REDUCED = (
 TOLERANCE = {"covariance": 1e-6, "incremental": 0.05, "randomized": 0.1}
 
 
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return encoded(planned(tmp_path_factory.mktemp("exact"), *REDUCED))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", TOLERANCE)
-def test_solvers_agree_on_the_scores_and_are_recorded(tmp_path: Path, solver: str) -> None:
-    exact = encoded(planned(tmp_path, *REDUCED))
+def test_solvers_agree_on_the_scores_and_are_recorded(
+    exact: dict[str, dict[str, Any]], tmp_path: Path, solver: str
+) -> None:
     assert {summary["solver"] for summary in exact.values()} == {"gram"}
     reduced = encoded(planned(tmp_path, *REDUCED, f"pca.solver={solver}"))
     for name, summary in reduced.items():
@@ -208,17 +222,23 @@ def test_solvers_agree_on_the_scores_and_are_recorded(tmp_path: Path, solver: st
         assert summary["r_mean"] == pytest.approx(exact[name]["r_mean"], abs=TOLERANCE[solver])
 
 
+@pytest.fixture
+def threads_as_before() -> Iterator[None]:
+    """A job takes as many threads as it has cores, here also for the tests that follow."""
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.mark.slow
-def test_worker_processes_give_the_same_scores(tmp_path: Path) -> None:
-    here = encoded(planned(tmp_path, *REDUCED))
+@pytest.mark.usefixtures("threads_as_before")
+def test_worker_processes_give_the_same_scores(
+    exact: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
     run = planned(tmp_path, *REDUCED, "dask.workers=processes")
-    for task in run.tasks():
-        if task.kind == "encode":
-            run.result_path(task.id).unlink()
-            run.gram_path(task.inputs[0], task.params["layer"]).unlink(missing_ok=True)
     elsewhere = encoded(run, n_cpus=2)
     for name, summary in elsewhere.items():
-        assert summary["r_mean"] == pytest.approx(here[name]["r_mean"], rel=1e-6)
+        assert summary["r_mean"] == pytest.approx(exact[name]["r_mean"], rel=1e-6)
 
 
 def test_gram_matrices_alone_give_the_same_scores(run: RunFolder, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import commands
 import pytest
 
 from toolkit.models import ModelError, ModelSpec, match_names, model_names
@@ -110,7 +111,5 @@ def test_a_network_that_a_script_registers_is_refused_where_jobs_do_not_know_it(
 ):
     (tmp_path / "mine.py").write_text(REGISTERING, encoding="utf-8")
     (tmp_path / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
-    words = [sys.executable, "mine.py", executor]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == status, done.stderr
-    assert ("names.py" in done.stderr + done.stdout) == (status == 2)
+    output = commands.python("mine.py", executor, expect=status, cwd=tmp_path)
+    assert ("names.py" in output) == (status == 2)

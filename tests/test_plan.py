@@ -228,7 +228,11 @@ def replace_models(config, names):  # type: ignore[no-untyped-def]
         model.model_copy(update={"names": tuple(set(model.names) & set(names))})
         for model in config.models
     ]
-    return config.model_copy(update={"models": tuple(model for model in kept if model.names)})
+    models = tuple(model for model in kept if model.names)
+    trained = config.training["fine_tuned"]
+    few = trained.network.model_copy(update={"names": names})
+    training = {**config.training, "fine_tuned": trained.model_copy(update={"network": few})}
+    return config.model_copy(update={"models": models, "training": training})
 
 
 def test_changed_responses_change_only_the_encoding(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -207,11 +206,16 @@ def test_describe_refuses_a_foreign_file(tmp_path: Path, neurons: pd.DataFrame) 
 
 
 WRITER = """
-import sys
+import os, sys, time
 sys.path.insert(0, {tests!r})
 from test_results_scores import synthetic_neurons, synthetic_summary
 from toolkit.results import write_scores
 
+def stop(descriptor):
+    print(os.fstat(descriptor).st_size, flush=True)
+    time.sleep(600)
+
+os.fsync = stop
 neurons = synthetic_neurons({n_neurons})
 write_scores({path!r}, neurons, synthetic_summary(neurons))
 """
@@ -223,31 +227,16 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path: Path, n_before: int | Non
     if n_before is not None:
         before = synthetic_neurons(n_before)
         write_scores(path, before, synthetic_summary(before))
-    for _ in range(10):
-        kill_while_writing(path, n_neurons=500_000)
-        n_after = len(read_scores(path)[0]) if path.exists() else None
-        assert n_after in (n_before, 500_000)
-        if list(tmp_path.glob(".a.parquet.*.tmp")):
-            return
-    pytest.fail("no kill hit a write: this test shows nothing")
-
-
-def kill_while_writing(path: Path, *, n_neurons: int) -> None:
-    """Start a writer and kill it once its temporary file has content."""
-    tests = str(Path(__file__).parent)
-    script = WRITER.format(tests=tests, n_neurons=n_neurons, path=str(path))
-    writer = subprocess.Popen([sys.executable, "-c", script])
-    while writer.poll() is None and not any(map(size_bytes, path.parent.glob(".*.tmp"))):
-        time.sleep(0.001)
-    writer.kill()
-    writer.wait()
-
-
-def size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    script = WRITER.format(tests=str(Path(__file__).parent), n_neurons=9, path=str(path))
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        n_bytes = int(writer.stdout.readline())
+        writer.kill()
+    assert n_bytes > 0
+    assert [found.stat().st_size for found in tmp_path.glob(".a.parquet.*.tmp")] == [n_bytes]
+    n_after = len(read_scores(path)[0]) if path.exists() else None
+    assert n_after == n_before
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(

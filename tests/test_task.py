@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.task import Task, TaskKind, json_digest
@@ -53,6 +53,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(), json_values))
 def test_the_order_of_keys_does_not_matter(value: dict[str, object]) -> None:
     backwards = dict(reversed(list(value.items())))

@@ -14,11 +14,11 @@ from toolkit.training import Assignment, Objective, Optimizer, Recipe, Schedule,
 
 CEILING = 0.8
 FINE_TUNING = Recipe(
-    n_epochs=60,
+    n_epochs=40,
     batch_size=40,
     optimizer=Optimizer("adam", lr=1e-2),
     schedule=Schedule("onecycle", warmup_epochs=10),
-    patience=20,
+    patience=15,
     monitor="ev",
 )
 

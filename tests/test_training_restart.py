@@ -1,12 +1,14 @@
 """A training killed by the kernel, again and again, ends with the bits of one left alone."""
 
-import subprocess
-import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import SERVER
 from training_problem import assignment
 
 from toolkit.models.network_spec import DecoderSpec, NetworkSpec, ShallowTrunk
@@ -32,17 +34,10 @@ RECIPE = Recipe(
 )
 
 
-def run(folder: Path) -> int:
-    """Train with a checkpoint after every step, which is printed; return how many there were."""
-    steps = []
-
-    def progress(n_done: int, _: int) -> None:
-        steps.append(n_done)
-        print(n_done, flush=True)
-
-    running = Running(checkpoint_interval_s=0, progress=progress)
+def run(folder: Path, say: Callable[[int], None]) -> None:
+    """Train with a checkpoint after every step, which is said."""
+    running = Running(checkpoint_interval_s=0, progress=lambda n_done, _: say(n_done))
     train(assignment(folder.parent, RECIPE, SPEC), folder, running)
-    return len(steps)
 
 
 @pytest.fixture
@@ -54,35 +49,51 @@ def one_thread():
     torch.set_num_threads(n_threads)
 
 
-def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, __file__, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def run_on_one_thread(folder: Path, said: Connection) -> None:
+    torch.set_num_threads(1)
+    run(folder, said.send)
+
+
+def start(folder: Path) -> tuple[BaseProcess, Connection]:
+    said, sender = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=run_on_one_thread, args=(folder, sender))
+    process.start()
+    sender.close()
+    return process, said
+
+
+def steps_until(last: int, said: Connection) -> list[int]:
+    """What it says, up to this step or the end."""
+    steps = []
+    try:
+        while not steps or steps[-1] < last:
+            steps.append(said.recv())
+    except (EOFError, OSError):  # also within a message
+        pass
+    return steps
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_killed_trainings_end_with_the_same_bits(tmp_path):
-    n_steps = run(tmp_path / "undisturbed")
+    undisturbed = []
+    run(tmp_path / "undisturbed", undisturbed.append)
+    n_steps = len(undisturbed)
     folder = tmp_path / "killed"
     met = []
     for last in sorted(np.random.default_rng(0).choice(np.arange(2, n_steps), 3, replace=False)):
-        with start(folder) as process:
-            for line in process.stdout:
-                met.append(int(line))
-                if met[-1] >= last:
-                    process.kill()
-                    break
-        assert process.returncode == -9
+        process, said = start(folder)
+        met += steps_until(last, said)
+        process.kill()
+        process.join()
+        met += steps_until(n_steps + 1, said)
+        assert process.exitcode == -9
         assert not (folder / "weights.safetensors").exists()
-    with start(folder) as process:
-        met += [int(line) for line in process.stdout]
-    assert process.returncode == 0
+    process, said = start(folder)
+    met += steps_until(n_steps + 1, said)
+    process.join()
+    assert process.exitcode == 0
     assert set(met) == set(range(1, n_steps + 1))
     assert len(met) < 2 * n_steps
     expected = (tmp_path / "undisturbed" / "weights.safetensors").read_bytes()
     assert (folder / "weights.safetensors").read_bytes() == expected
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run(Path(sys.argv[1]))

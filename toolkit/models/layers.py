@@ -32,6 +32,12 @@ _FILLERS = frozenset(
         torch.Tensor.zero_,
         torch.Tensor.erfinv_,
         torch.Tensor.clamp_,
+        torch.Tensor.mul_,
+        torch.Tensor.add_,
+        nn.init.uniform_,
+        nn.init.normal_,
+        nn.init.constant_,
+        nn.init.kaiming_uniform_,
     }
 )
 
@@ -202,8 +208,10 @@ class _WeightsOn(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         options = kwargs or {}
-        if func in _FILLERS and args[0].is_meta:
-            return args[0]
+        if func in _FILLERS:
+            filled = args[0] if args else options["tensor"]
+            if filled.is_meta:
+                return filled
         if func in _ALLOCATORS:
             options = {**options, "device": self.device}
         return func(*args, **options)

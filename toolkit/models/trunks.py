@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -175,19 +175,25 @@ def _stages_of_zoo(spec: ZooTrunk, names: list[str]) -> dict[str, int]:
     model = ModelSpec(spec.library, spec.name)
     layers = trace_layers(model)
     ends = [layer.index for layer in select_layers(layers, "auto", model)]
-    finished = {layer.name: layer.index for layer in layers}
+    first: dict[str, int] = {}
+    for layer in layers:  # in the order in which they finish
+        for name in _within_each_other(layer.name):
+            first.setdefault(name, layer.index)
     return {
-        name: min(bisect_left(ends, _first_index(name, finished)), len(ends) - 1) for name in names
+        name: min(bisect_left(ends, _first_index(name, first)), len(ends) - 1) for name in names
     }
 
 
-def _first_index(name: str, finished: Mapping[str, int]) -> int:
+def _first_index(name: str, first: Mapping[str, int]) -> int:
     """When the first traced module in this one finishes, or in the nearest one around it."""
-    inside = [index for other, index in finished.items() if f"{other}.".startswith(f"{name}.")]
-    if inside:
-        return min(inside)
-    parent = name.rpartition(".")[0]
-    return _first_index(parent, finished) if parent else 0
+    return next((first[around] for around in _within_each_other(name) if around in first), 0)
+
+
+def _within_each_other(name: str) -> Iterator[str]:
+    """A module's name, and those of the modules around it: a.b.c, a.b, a."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def _without_classifier(network: nn.Module, spec: ZooTrunk) -> nn.Module:

@@ -1,7 +1,7 @@
 """``python -m toolkit.sweep`` as people give it, in processes of their own that start at once.
 
-Most of a small sweep's time goes into importing torch, torchvision and timm. A server imports these
-once, and every command is a fork of it, which imports the toolkit from the folder it is given in.
+Most of a small sweep's time goes into imports. A server imports libraries and toolkit once, and every
+command is a fork of it.
 Other Pythons that need these libraries are forks of it, too: ``python``, ``SERVER.Process``.
 """
 
@@ -30,6 +30,19 @@ SERVER.set_forkserver_preload(
         "distributed",
         "sklearn.cross_decomposition",
         "sklearn.model_selection",
+        "submitit",
+        "zarrs",
+        "jobs.encode",
+        "jobs.extract",
+        "jobs.run",
+        "toolkit.data",
+        "toolkit.encoding",
+        "toolkit.features.extract",
+        "toolkit.features.store",
+        "toolkit.models",
+        "toolkit.plan",
+        "toolkit.results",
+        "toolkit.verbs.running",
     ]
 )
 

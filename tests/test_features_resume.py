@@ -1,7 +1,7 @@
 """An extraction killed by the kernel, again and again, ends with the bits of one left alone."""
 
 import hashlib
-import subprocess
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import ROOT, Command
 from test_features_extract import SyntheticNoise, network, store_at
 from torch import nn
 
@@ -44,9 +45,15 @@ def extract_to(path: str, batch_size: int) -> None:
     )
 
 
-def start(path: Path, batch_size: int) -> subprocess.Popen:
-    command = [sys.executable, __file__, str(path), str(batch_size)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start(path: Path, batch_size: int) -> Command:
+    return Command([__file__, str(path), str(batch_size)], ROOT, dict(os.environ))
+
+
+def progress_of_all(path: Path, batch_size: int) -> list[str]:
+    process = start(path, batch_size)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output.splitlines()
 
 
 def digests(path: Path) -> dict[str, str]:
@@ -60,23 +67,23 @@ def digests(path: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [16, 64])
 def test_killed_extractions_resume_to_the_same_bits(tmp_path, batch_size):
-    with start(tmp_path / "undisturbed.zarr", batch_size) as undisturbed:
-        assert undisturbed.stdout.read().splitlines()[-1] == str(N_STIMULI)
+    assert progress_of_all(tmp_path / "undisturbed.zarr", batch_size)[-1] == str(N_STIMULI)
     rng = np.random.default_rng(batch_size)
     path = tmp_path / "killed.zarr"
     missing = [20]
     for _ in range(5):
-        with start(path, batch_size) as process:
-            process.stdout.readline()
-            time.sleep(rng.uniform(0, 0.05))
-            process.kill()
+        process = start(path, batch_size)
+        while not process.output():
+            assert process.returncode is None
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
         assert process.returncode == -9
         missing.append(len(FeatureStore.open(path).missing_blocks()))
     assert missing == sorted(missing, reverse=True)
     assert 0 < missing[-1] < 20
-    with start(path, batch_size) as last:
-        assert len(last.stdout.read().splitlines()) == missing[-1]
-    assert last.returncode == 0
+    assert len(progress_of_all(path, batch_size)) == missing[-1]
 
     expected = digests(tmp_path / "undisturbed.zarr")
     found = digests(path)

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from commands import ROOT, Command, python
 
 from jobs.interruption import Interruption, JobEndingError
 from toolkit.catalog import Catalog
@@ -19,8 +18,8 @@ from toolkit.task import TaskState
 
 CONFIG = """\
 name: synthetic-interrupted
-dataset: {kind: synthetic, n_train: 1900, n_val: 20, n_neuroids: 5, image_px: 32}
-models: [{library: timm, names: test_resnet, layers: [layer1, layer3]}]
+dataset: {kind: synthetic, n_train: 300, n_val: 20, n_neuroids: 5, image_px: 32}
+models: [{library: timm, names: test_vit, layers: [blocks.2, blocks.5]}]
 readouts: [{kind: cka}]
 """
 JOB = """\
@@ -46,15 +45,15 @@ def run(tmp_path: Path) -> RunFolder:
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_warned_job_leaves_a_task_that_continues(run: RunFolder, number: signal.Signals) -> None:
     extract, *children = (task.id for task in run.tasks())
-    words = [sys.executable, "-c", JOB, str(run.path), extract, *children]
-    job = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    words = ["-c", JOB, str(run.path), extract, *children]
+    job = Command(words, ROOT, dict(os.environ))
     deadline = time.monotonic() + 120
-    while not list(run.path.glob("features/*/layer1/c.*")):
+    while not list(run.path.glob("features/*/blocks.2/c.*")):
         assert job.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     job.send_signal(number)
-    _, errors = job.communicate(timeout=60)
-    assert f"JobEndingError: the scheduler sent {number.name}" in errors
+    output, _ = job.communicate(timeout=60)
+    assert f"JobEndingError: the scheduler sent {number.name}" in output
     attempt = run.attempt(extract)
     assert attempt is not None and attempt.state is TaskState.PENDING
     assert attempt.error_class == "interrupted"
@@ -63,12 +62,11 @@ def test_a_warned_job_leaves_a_task_that_continues(run: RunFolder, number: signa
     assert 0 < n_missing < store.n_blocks
     assert not any(run.attempt(child) for child in children)
 
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python(*words)
     assert all(run.is_done(task_id) for task_id in (extract, *children))
     log = run.log_path(extract).read_text()
     assert "attempt 2" in log
-    assert f"{(store.n_blocks - n_missing + 1) * 32} of 1920" in log
+    assert f"{(store.n_blocks - n_missing + 1) * 32} of 320" in log
 
 
 def test_the_handler_only_sets_a_flag() -> None:

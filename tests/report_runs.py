@@ -19,23 +19,11 @@ from toolkit.cluster.run_folder import RunFolder
 from toolkit.results.columns import NEURON_COLUMNS, RESULT_COLUMNS, names, schema
 from toolkit.task import TaskKind, TaskState
 
-SMALL_NETWORKS = (
-    "test_resnet",
-    "test_vit",
-    "test_efficientnet",
-    "test_convnext",
-    "test_convnext2",
-    "test_convnext3",
-    "test_nfnet",
-    "test_byobnet",
-    "test_mambaout",
-    "test_vit2",
-    "test_vit3",
-)
+SMALL_NETWORKS = ("test_resnet", "test_vit", "test_vit2", "test_vit3", "test_mambaout")
 CONFIG = """\
 name: networks-synthetic
 dataset:
-  {{kind: synthetic, n_train: 120, n_val: 40, n_neuroids: 12, image_px: 48, n_repetitions: 4}}
+  {{kind: synthetic, n_train: 60, n_val: 24, n_neuroids: 24, image_px: 32, n_repetitions: 4}}
 models:
   - {{library: pixels}}
   - {{library: timm, names: [{names}], layers: auto}}

@@ -55,7 +55,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = run_networks(tmp_path_factory.mktemp("twelve"), SMALL_NETWORKS)
+    path = run_networks(tmp_path_factory.mktemp("networks"), SMALL_NETWORKS)
     break_a_network(path)
     return path
 
@@ -190,7 +190,7 @@ def test_a_network_leads_to_all_of_its_layers(opened: webdriver.Chrome, best: pd
 
 def test_what_was_run_is_told(opened: webdriver.Chrome) -> None:
     facts = opened.find_element(By.CSS_SELECTOR, "dl").text
-    for told in ("12 neurons", "pca20-ridge", "fixed", "cpu", "inprocess", "torch ", "UTC"):
+    for told in ("24 neurons", "pca20-ridge", "fixed", "cpu", "inprocess", "torch ", "UTC"):
         assert told in facts
 
 
@@ -231,7 +231,7 @@ def test_the_numbers_of_a_figure_open_as_a_table(opened: webdriver.Chrome) -> No
     figure.find_element(By.XPATH, ".//button[.='Numbers']").send_keys(Keys.ENTER)
     rows = figure.find_elements(By.CSS_SELECTOR, ".numbers tbody tr")
     assert len(rows) == 100
-    assert "132 rows" in figure.find_element(By.CSS_SELECTOR, ".numbers .count").text
+    assert "120 rows" in figure.find_element(By.CSS_SELECTOR, ".numbers .count").text
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

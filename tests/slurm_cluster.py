@@ -4,6 +4,7 @@ One cluster is booted when the first test asks for it, shared by the tests of a 
 down at the end. A test that needs other rules gives them to that cluster for as long as it runs.
 """
 
+import itertools
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from slurm.devcluster import DevCluster, missing_programs
 
 Rules = Callable[..., None]
 
+_THOUSANDS = itertools.count(1)
 # The controller takes these as they were when it started.
 _FIXED = re.compile("^(?:MaxArraySize|AccountingStorageEnforce)=.*", re.MULTILINE)
 
@@ -66,6 +68,9 @@ def slurm_rules(slurm_cluster: DevCluster) -> Iterator[Rules]:
         apply(text)
 
     def apply(text: str) -> None:
+        # Slurm forgets ids of array elements that it has forgotten; accounting would mix them up.
+        text = re.sub("^FirstJobId=.*\n", "", text, flags=re.MULTILINE)
+        text += f"FirstJobId={1000 * next(_THOUSANDS)}\n"
         fixed = _FIXED.findall(slurm_cluster.conf_path.read_text(encoding="utf-8"))
         slurm_cluster.conf_path.write_text(text, encoding="utf-8")
         if _FIXED.findall(text) == fixed:

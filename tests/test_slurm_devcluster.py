@@ -260,6 +260,7 @@ def test_down_kills_no_process_that_only_a_record_names(
     short_folder: Path, changes: dict[str, object]
 ) -> None:
     with subprocess.Popen(["sleep", "100"]) as other:
+        wait_for(lambda: bool(psutil.Process(other.pid).environ()))  # it has begun
         (short_folder / "daemons").mkdir(parents=True)
         (short_folder / "cluster.json").write_text("{}")
         started_s = psutil.Process(other.pid).create_time()

@@ -27,6 +27,7 @@ from slurm.devcluster.programs import DEBIAN_PACKAGES, missing_programs, program
 
 _POLL_S = 0.05
 _BOOT_LIMIT_S = 60.0
+_STOP_LIMIT_S = 60.0
 _COMMAND_LIMIT_S = 60.0
 _MARKER = "cluster.json"
 _READY_STATES = {"idle", "planned", "mixed", "allocated", "completing"}
@@ -228,7 +229,7 @@ class DevCluster:
 
     def stop_controller(self) -> None:
         """End slurmctld; jobs go on, and commands fail."""
-        self._daemons.stop("slurmctld")
+        self._daemons.stop("slurmctld", _STOP_LIMIT_S)  # a killed one would give ids again
 
     def start_controller(self) -> None:
         """Start slurmctld and wait until it answers."""

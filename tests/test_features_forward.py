@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_features_extract import LAYERS, PX, SyntheticNoise, network, of_size, store_at, whole
+from torch import nn
 
 from toolkit.encoding.gram import gram_matrix
 from toolkit.encoding.gram_torch import tensor_statistics
@@ -153,15 +154,24 @@ def test_autocast_computes_in_lower_precision(tmp_path):
     assert rough["conv1"].dtype == torch.float32
 
 
+class Between(nn.Module):
+    def forward(self, x):
+        return x.sin() * 2
+
+
 @pytest.mark.slow
 def test_a_compiled_network_gives_the_same_features(tmp_path):
     pytest.importorskip("torch._inductor")
-    spec = ModelSpec("timm", "test_resnet")
-    stimuli, net = SyntheticNoise(4, px=160), load_network(spec)
-    layers = [layer for layer in trace_layers(spec) if layer.name in ("stages.0", "stages.2")]
+    counters = pytest.importorskip("torch._dynamo.utils").counters
+    stimuli, net = (
+        SyntheticNoise(4),
+        network(nn.Sequential(nn.Conv2d(3, 2, 1), Between(), nn.ReLU())),
+    )
+    layers = [LayerInfo(name, (2, PX, PX), i) for i, name in enumerate(("0", "2"))]
     expected = extract_to_memory(net, stimuli, layers)
-    options = ForwardOptions(compiles=True)
-    found = extract_to_memory(load_network(spec), stimuli, layers, options=options)
+    counters.clear()
+    found = extract_to_memory(net, stimuli, layers, options=ForwardOptions(compiles=True))
+    assert counters["inductor"]
     for name, values in expected.items():
         torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-4)
 

@@ -1,8 +1,8 @@
 """``python -m toolkit.sweep`` as people give it, in processes of their own that start at once.
 
-Most of a small sweep's time goes into imports. A server imports libraries and toolkit once, and every
-command is a fork of it.
-Other Pythons that need these libraries are forks of it, too: ``python``, ``SERVER.Process``.
+Most of a small sweep's time goes into imports. A server imports libraries and toolkit once, and
+every command is a fork of it. Other Pythons that need these libraries are forks of it, too:
+``python``, ``SERVER.Process``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
+import gc
 import os
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +36,8 @@ _QUICK = (
 # workers that compute.
 _LANES = (
     "slurm_sweep slurm_faults slurm_outages training_slurm",
-    "encoding_slurm_workers slurm_devcluster slurm_submission slurm_watching",
+    "encoding_slurm_workers slurm_devcluster slurm_submission slurm_watching foreign_paths "
+    "benchmarks_sweep",
 )
 _LANE_OF = {f"test_{name}.py": lane for lane in _LANES for name in lane.split()}
 
@@ -74,6 +78,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: files.index(item.path))
 
 
+def pytest_collection_finish() -> None:
+    """What is imported stays: the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a CUDA device where there is none."""
     if item.get_closest_marker("cuda"):
@@ -81,6 +91,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device here")
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """A task that runs in this process says how many threads torch may use, for good."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

@@ -129,12 +129,12 @@ def trained_network(
 
 @contextmanager
 def as_published(task_id: str, session: Session) -> Iterator[str]:
-    """Give the hash of the weights that a task left; say what to do if the file has another.
+    """Give the hash of the weights that a task left; say what to do if they are gone or others.
 
     Raises
     ------
     toolkit.models.WeightsChangedError
-        If the block raises it.
+        If the block raises it, or finds no file.
     """
     from toolkit.models import WeightsChangedError
     from toolkit.results import read_scores
@@ -142,10 +142,10 @@ def as_published(task_id: str, session: Session) -> Iterator[str]:
     result = session.run.result_path(task_id)
     try:
         yield read_scores(result)[1]["weights_sha256"]
-    except WeightsChangedError as error:
+    except (WeightsChangedError, FileNotFoundError, IsADirectoryError) as error:
         raise WeightsChangedError(
-            f"the weights in {session.run.network_path(task_id).parent} are not those that its "
-            f"training left there; remove {result} and run the sweep again to train it anew"
+            f"the weights in {session.run.network_path(task_id).parent} are gone, or are not those "
+            f"that its training left there; remove {result} and run the sweep again to train it anew"
         ) from error
 
 

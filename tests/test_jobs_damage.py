@@ -130,8 +130,15 @@ GRAM_FAULTS: dict[str, Callable[[Path, Path], Any]] = {
     "one bit": lambda own, _: flip_a_bit(own),
     "a pickle": lambda own, _: np.save(own.open("wb"), np.array([{}]), allow_pickle=True),
     "a plain array": lambda own, _: np.save(own.open("wb"), np.eye(64)),
-    "of no one": lambda own, _: np.savez(own, **dict(list(np.load(own).items())[:-1])),
+    "of no one": lambda own, _: rewrite(own, of=None),
+    "of other numbers": lambda own, _: rewrite(own, gram=1.5 * np.load(own)["gram"]),
 }
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Save the arrays of a file again, of which some are changed or, if None, left out."""
+    arrays = {**np.load(path), **changes}
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
 
 
 def flip_a_bit(path: Path) -> None:

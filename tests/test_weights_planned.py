@@ -459,7 +459,8 @@ def test_a_network_is_that_of_its_own_task_whatever_the_result_says(three):
                     load_trained(file, task=task_id)
 
 
-def test_a_network_of_this_sweep_changed_after_its_training_is_not_used(tmp_path):
+@pytest.mark.parametrize("change", [overwritten, Path.unlink], ids=["overwritten", "gone"])
+def test_a_network_of_this_sweep_changed_after_its_training_is_not_used(tmp_path, change):
     plan = plan_of(
         tmp_path,
         TRAINING,
@@ -468,7 +469,7 @@ def test_a_network_of_this_sweep_changed_after_its_training_is_not_used(tmp_path
     )
     run = written(plan, tmp_path / "run")
     work_through(run, plan.train, 1)
-    overwritten(run.network_path(plan.train[0].id))
+    change(run.network_path(plan.train[0].id))
     work_through(run, plan.extract, 1)
     message = why_failed(run, plan.extract[0])
     assert message.startswith("data_changed: ") and "train it anew" in message

@@ -44,6 +44,7 @@ _PLAIN = str.maketrans(
     }
 )
 _IN_PLAIN_LETTERS = "toolkit.in_plain_letters"
+_WIDTH_OF_A_FILE = 200  # columns
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
@@ -97,7 +98,8 @@ def make_console(**options: Any) -> Console:
     Parameters
     ----------
     **options
-        Where it prints and how wide, as :class:`rich.console.Console` takes them.
+        Where it prints and how wide, as :class:`rich.console.Console` takes them. What is no
+        terminal and has no ``COLUMNS`` is wide enough to break no path.
     """
     from rich.console import Console
     from rich.text import Text
@@ -106,7 +108,10 @@ def make_console(**options: Any) -> Console:
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(visible(text), **options)
 
-    return PlainConsole(markup=False, highlight=False, emoji=False, **options)
+    console = PlainConsole(markup=False, highlight=False, emoji=False, **options)
+    if not (console.is_terminal or "width" in options or "COLUMNS" in os.environ):
+        console.width = _WIDTH_OF_A_FILE
+    return console
 
 
 def run_command(command: Callable[[], int]) -> int:

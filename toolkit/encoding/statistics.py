@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,15 +190,14 @@ def save_statistics(
         Whose they are.
     """
     rows = statistics.rows
+    arrays = {
+        "gram": statistics.gram,
+        "row_sums": rows.row_sums,
+        "mean_products": rows.mean_products,
+        "scalars": np.array([rows.n_features, rows.grand_mean, rows.mean_spread]),
+    }
     with path.open("wb") as file:
-        np.savez(
-            file,
-            gram=statistics.gram,
-            row_sums=rows.row_sums,
-            mean_products=rows.mean_products,
-            scalars=np.array([rows.n_features, rows.grand_mean, rows.mean_spread]),
-            of=_owner(features_id, layer),
-        )
+        np.savez(file, of=_owner(features_id, layer), sha256=_digest(arrays), **arrays)
 
 
 def load_statistics(path: Path, *, features_id: str, layer: str, n_stimuli: int) -> LayerStatistics:
@@ -216,13 +217,15 @@ def load_statistics(path: Path, *, features_id: str, layer: str, n_stimuli: int)
     FileNotFoundError
         If there is no file.
     DamagedGramError
-        If the file is damaged (the archive's checksums tell), is something else, or is of another
-        layer or number of images.
+        If the file is damaged, holds other numbers than were written, is something else, or is of
+        another layer or number of images.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        of = arrays.pop("of").tobytes()
+        of, sha256 = arrays.pop("of").tobytes(), arrays.pop("sha256").tobytes()
+        if sha256 != _digest(arrays).tobytes():
+            raise ValueError("its numbers are not those that were written")
         n_features, grand_mean, mean_spread = arrays.pop("scalars")
         gram = arrays.pop("gram")
         rows = RowStatistics(int(n_features), float(grand_mean), float(mean_spread), **arrays)
@@ -236,6 +239,15 @@ def load_statistics(path: Path, *, features_id: str, layer: str, n_stimuli: int)
     if len(gram) != n_stimuli:
         raise DamagedGramError(f"{path} is of {len(gram)} images, not of {n_stimuli}")
     return statistics
+
+
+def _digest(arrays: Mapping[str, NDArray[np.float64]]) -> NDArray[np.uint8]:
+    """SHA-256 over arrays by their names."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape} ".encode())
+        sha.update(np.ascontiguousarray(arrays[name]).data)
+    return np.frombuffer(sha.digest(), np.uint8)
 
 
 def _owner(features_id: str, layer: str) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from toolkit.models.spec import LayerError, LayerInfo, ModelSpec
 _TRUNK_RESOLUTIONS = 3
 _ISOTROPIC_LAYERS = 4
 _MOST_STAGES = 12
+_MOST_NAMED = 3
 
 # Direct children of torchvision's networks that end in the classifier, and the commonest in timm.
 _CLASSIFIERS = frozenset({"fc", "classifier", "head", "heads", "last_linear"})
@@ -59,14 +60,23 @@ def select_layers(
     Raises
     ------
     LayerError
-        If a name or pattern fits no layer; the message lists the nearest names.
+        If names or patterns fit no layer; the message lists the nearest names of each.
     """
     if request == "auto":
         return _stages(layers, spec)
     if request == "all":
         return _leaves(layers)
     patterns = [request] if isinstance(request, str) else list(request)
-    chosen = {name for pattern in patterns for name in _matching(layers, pattern, spec)}
+    chosen: set[str] = set()
+    problems = []
+    for pattern in patterns:
+        try:
+            chosen |= set(_matching(layers, pattern, spec))
+        except LayerError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"; and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
+        raise LayerError("; ".join(problems[:_MOST_NAMED]) + more)
     return [layer for layer in layers if layer.name in chosen]
 
 

@@ -144,8 +144,8 @@ def as_published(task_id: str, session: Session) -> Iterator[str]:
         yield read_scores(result)[1]["weights_sha256"]
     except (WeightsChangedError, FileNotFoundError, IsADirectoryError) as error:
         raise WeightsChangedError(
-            f"the weights in {session.run.network_path(task_id).parent} are gone, or are not those "
-            f"that its training left there; remove {result} and run the sweep again to train it anew"
+            f"the weights in {session.run.network_path(task_id).parent} are gone, or not those "
+            f"that its training left; remove {result} and run the sweep again to train it anew"
         ) from error
 
 

@@ -16,6 +16,7 @@ pytest.register_assert_rewrite("own_files", "slurm_arrays", "slurm_sweeps")
 _N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 _N_THREADS = max(1, len(os.sched_getaffinity(0)) // _N_WORKERS)
 os.environ.setdefault("OMP_NUM_THREADS", str(_N_THREADS))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning takes the cores of the others
 threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
 
 

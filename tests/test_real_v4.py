@@ -1,24 +1,34 @@
 """Real macaque V4 responses from real weights, by a config and nothing else."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from commands import sweep
 
 from toolkit.results import load
 
+N_IMAGES = 256  # of 640
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "v4_cowley2023.yaml"
 LAST_BLOCK = {"squeezenet1_1": "features.12", "mobilenet_v2": "features.18"}
 
 
 @pytest.fixture(scope="module")
 def table(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    folder = tmp_path_factory.mktemp("v4") / "run"
+    here = tmp_path_factory.mktemp("v4")
+    shutil.unpack_archive(shared_data / "v4_cowley2023" / "images_210325.zip", here / "images")
+    for path in sorted((here / "images").iterdir())[N_IMAGES:]:
+        path.unlink()
+    responses = np.load(shared_data / "v4_cowley2023" / "raw_210325.npy")
+    np.save(here / "responses.npy", responses[:, :N_IMAGES])
     words: list[str] = []
     for override in (
-        f"dataset.images={shared_data}/v4_cowley2023/images_210325.zip",
-        f"dataset.responses={shared_data}/v4_cowley2023/raw_210325.npy",
+        f"dataset.images={here / 'images'}",
+        f"dataset.responses={here / 'responses.npy'}",
+        "readouts.0.n_components=200",
+        "resources={extract: {cpus: 1}, encode: {cpus: 1}}",
         f"models.0.weights=[{shared_data}/weights_squeezenet1_1/squeezenet1_1.pth, random]",
         f"models.1.weights=[{shared_data}/weights_mobilenet_v2/mobilenet_v2.pth, random]",
         "models.0.seeds=0",
@@ -27,8 +37,8 @@ def table(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Dat
         "models.1.layers=[features.18]",
     ):
         words += ["--set", override]
-    sweep(CONFIG, "--out", folder, *words)
-    return load(folder).results
+    sweep(CONFIG, "--out", here / "run", *words)
+    return load(here / "run").results
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ readouts:
   - {kind: ridge, n_components: 20}
   - {kind: linear, n_components: 20}
 executor: {kind: inprocess}
-resources: {extract: {cpus: 2}, encode: {cpus: 2}}
+resources: {extract: {cpus: 1}, encode: {cpus: 1}}
 """
 ABSENT = "{kind: nx414, path: absent.h5, sizes: {n_neuroids: 3, splits: {train: 60, val: 20}}}"
 DIFFERS_FROM_RUN_TO_RUN = ["seconds", "peak_memory_bytes", "created"]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import toolkit
 from toolkit.atomic import atomic_path
 from toolkit.cluster.run_folder import RunFolder
-from toolkit.plan import features_id, form_of, layers_of
 from toolkit.results.provenance import git_sha, versions
 from toolkit.task import Task, json_digest
 
@@ -209,6 +208,7 @@ class Session:
 
     def _read_statistics(self, task: Task) -> LayerStatistics:
         from toolkit.encoding.errors import DamagedGramError
+        from toolkit.plan import form_of
 
         (extraction,) = self.run.find_tasks(task.inputs[:1])
         is_all_there_is = form_of(extraction).kind == "gram"
@@ -271,6 +271,7 @@ class Session:
 def stored_content(extraction: Task, stimulus_ids: Sequence[str]) -> Content:
     """What the store of an extract task, and of the other parts of its images, is created for."""
     from toolkit.features.creation import Content, stored
+    from toolkit.plan import form_of, layers_of
 
     form = form_of(extraction)
     params = {key: value for key, value in extraction.params.items() if key != "part"}
@@ -284,4 +285,6 @@ def stored_content(extraction: Task, stimulus_ids: Sequence[str]) -> Content:
 
 
 def _layer_of(task: Task) -> tuple[str, str]:
+    from toolkit.plan import features_id
+
     return features_id(task), task.params["layer"]

@@ -122,6 +122,9 @@ def _become(words: list[str], output: str, cwd: str, environment: dict[str, str]
         os.dup2(descriptor, stream.fileno())
         stream.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
     os.chdir(cwd)
+    if Path(cwd, "toolkit").is_dir() and not ROOT.samefile(cwd):  # another checkout has its own
+        for name in [m for m in sys.modules if m.partition(".")[0] in ("toolkit", "jobs")]:
+            del sys.modules[name]
     os.environ.clear()
     os.environ.update(environment)
     if n_threads := environment.get("OMP_NUM_THREADS"):

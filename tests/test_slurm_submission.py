@@ -250,6 +250,8 @@ def test_a_submission_whose_process_was_killed_is_found(
     manifest.with_suffix(".id").unlink()
     while slurm_cluster.run(["squeue", "-h", "--states=all"]).stdout:
         time.sleep(0.2)
+    while found.array_id not in slurm_cluster.run(["sacct", "-n", "-X", "-o", "jobid"]).stdout:
+        time.sleep(0.2)
     assert recover_submissions(run) == [found]
 
 

@@ -31,7 +31,7 @@ readouts:
   - {{kind: ridge, n_components: 20}}
   - {{kind: rdm, level: object}}
 executor: {{kind: inprocess}}
-resources: {{extract: {{cpus: 1}}, encode: {{cpus: 1}}}}
+resources: {{extract: {{cpus: 2}}, encode: {{cpus: 2}}}}
 """
 PROVENANCE = {
     "config_hash": "c0ffee" * 10,

@@ -33,7 +33,7 @@ from toolkit.config import SweepConfig, load_config
 from toolkit.plan import Plan, features_id, make_plan
 from toolkit.results import Tables, collect_run, load, read_scores
 from toolkit.terminal import make_console
-from toolkit.yaml_source import ConfigError
+from toolkit.yaml_source import ConfigError, Source
 
 Config = dict[str, Any]
 Row = tuple[str, tuple[tuple[str, Any], ...]]
@@ -83,7 +83,14 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan_of(folder: Path, config: Config) -> Plan:
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    return make_plan(*load_config(path), Catalog(folder / "catalog.json"))
+    return remembering(folder, *load_config(path))
+
+
+def remembering(folder: Path, config: SweepConfig, source: Source) -> Plan:
+    catalog = Catalog(folder / "catalog.json")
+    plan = make_plan(config, source, catalog)
+    catalog.save(folder / "catalog.json")
+    return plan
 
 
 def ids(plan: Plan) -> set[str]:
@@ -775,7 +782,7 @@ def test_of_every_key_it_is_known_whether_results_depend_on_it() -> None:
 def changed(folder: Path, *overrides: str) -> Plan:
     path = folder / "keys.yaml"
     path.write_text(KEYS, encoding="utf-8")
-    return make_plan(*load_config(path, overrides), Catalog(folder / "catalog.json"))
+    return remembering(folder, *load_config(path, overrides))
 
 
 @pytest.mark.parametrize("key", DECIDES)

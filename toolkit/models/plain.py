@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from toolkit.models.spec import ModelError
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    """Made once of each class: making one takes milliseconds."""
+    return TypeAdapter(cls)
 
 
 class Plain:
@@ -36,7 +43,7 @@ class Plain:
             one of them is named by its path.
         """
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(plain), strict=True)
+            return _adapter(cls).validate_json(json.dumps(plain), strict=True)
         except ValidationError as error:
             lines = [f"{'.'.join(map(str, path))}: {text}" for path, text in _complaints(error)]
             keys = ", ".join(cls.keys())
@@ -51,7 +58,7 @@ class Plain:
     def problems(cls, plain: Mapping[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
         """What :meth:`from_plain` would refuse: paths in ``plain``, and what is wrong there."""
         try:
-            TypeAdapter(cls).validate_json(json.dumps(plain), strict=True)
+            _adapter(cls).validate_json(json.dumps(plain), strict=True)
         except ValidationError as error:
             return _complaints(error)
         return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -309,6 +310,7 @@ def _without_weights(trunk: dict[str, Any]) -> dict[str, Any]:
     return {**trunk, "weights": "random", "digest": ""} if trunk["kind"] == "zoo" else trunk
 
 
+@cache
 def _library_versions() -> dict[str, str]:
     names = ("it-toolkit", "torch", "torchvision", "timm")
     return {name: importlib.metadata.version(name) for name in names}

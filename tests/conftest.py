@@ -24,12 +24,12 @@ threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
 _QUICK = (
     "architecture cluster_failures cluster_run_folder cluster_scheduler config data_dataset "
     "data_files_images data_files_responses data_formats data_nx414 data_response_tables "
-    "data_synthetic data_xiao2024 data_zarr_arrays encoding_gram encoding_missing encoding_pls "
+    "data_synthetic data_xiao2024 data_zarr_arrays encoding_gram encoding_missing "
     "encoding_protocols encoding_readouts encoding_ridge encoding_similarity features_extract "
     "features_forms features_hooks features_store jobs_encode metrics_aggregate metrics_paired "
     "metrics_regression metrics_reliability metrics_similarity metrics_uncertainty models_trunks "
     "models_weights results_scores results_tables sweep_boundary task training_checkpoint "
-    "training_objectives training_recipe weights_planned"
+    "training_objectives training_recipe"
 )
 
 
@@ -62,6 +62,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         return 0
     n_cores = len(os.sched_getaffinity(0))
     return n_cores if config.option.markexpr else n_cores + len(_LANES)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of the files that hold none of the quick tests nothing is imported for these."""
+    is_other = collection_path.stem.removeprefix("test_") not in _QUICK.split()
+    return (config.option.markexpr == "quick" and collection_path.is_file() and is_other) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

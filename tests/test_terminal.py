@@ -144,7 +144,7 @@ ENVIRONMENTS = {
 COMMANDS = {
     "status": "import toolkit.sweep as m; f = lambda: m.main(['status', argv[1]])",
     "collect": "import toolkit.sweep as m; f = lambda: m.main(['collect', argv[1]])",
-    "print": "f = lambda: print('10° ± 2 × r² – 图像 \\ud83d', argv[1])",
+    "print": "f = lambda: print('4711° ± 2 × r² – 图像 \\ud83d', argv[1])",
 }
 
 
@@ -157,7 +157,7 @@ def finished_command(words: list[str], environment: dict[str, str]) -> tuple[int
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
 def test_every_encoding_prints(tmp_path: Path, environment: dict[str, str]) -> None:
     run = planned(tmp_path)
-    fail(run, run.tasks()[0], "10° × → … Größe 图像 \udcff")
+    fail(run, run.tasks()[0], "4711° × → … Größe 图像 \udcff")
     code = "\n".join(
         [
             "from sys import argv, exit",
@@ -171,8 +171,8 @@ def test_every_encoding_prints(tmp_path: Path, environment: dict[str, str]) -> N
     status, out, err = finished_command(words, {**environment, "PYTHONPATH": str(ROOT)})
     assert (status, err) == (0, b"")
     shown = out.decode(environment.get("PYTHONIOENCODING", "ascii").partition(":")[0])
-    assert shown.count("10") == 5  # for two tasks in `status` and in `collect`, and the last
-    plain = {"ascii": "10 deg +- 2 x r^2 - \\u56fe\\u50cf \\ud83d", "latin-1": "10° ± 2 × r²"}
+    assert shown.count("4711") == 5  # for two tasks in `status` and in `collect`, and the last
+    plain = {"ascii": "4711 deg +- 2 x r^2 - \\u56fe\\u50cf \\ud83d", "latin-1": "4711° ± 2 × r²"}
     assert plain.get(environment.get("PYTHONIOENCODING", "ascii"), "图像 \\ud83d") in shown
 
 

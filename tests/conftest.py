@@ -27,7 +27,7 @@ _QUICK = (
     "data_synthetic data_xiao2024 data_zarr_arrays encoding_gram encoding_missing "
     "encoding_protocols encoding_readouts encoding_ridge encoding_similarity features_extract "
     "features_forms features_hooks features_store jobs_encode metrics_aggregate metrics_paired "
-    "metrics_regression metrics_reliability metrics_similarity metrics_uncertainty models_trunks "
+    "metrics_regression metrics_reliability metrics_similarity metrics_uncertainty "
     "models_weights results_scores results_tables sweep_boundary task training_checkpoint "
     "training_objectives training_recipe"
 )

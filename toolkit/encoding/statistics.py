@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,7 +191,7 @@ def save_statistics(
         Whose they are.
     """
     rows = statistics.rows
-    arrays = {
+    arrays: dict[str, Any] = {
         "gram": statistics.gram,
         "row_sums": rows.row_sums,
         "mean_products": rows.mean_products,

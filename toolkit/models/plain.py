@@ -11,7 +11,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from toolkit.models.spec import ModelError
 
-
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 

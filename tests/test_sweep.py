@@ -306,7 +306,9 @@ def test_detached_runs_are_watched_and_cancelled_from_outside(
 
 def test_an_interrupt_stops_in_order(config: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    process = start(config, "--out", run.path, *MANY)
+    one_that_lasts = ("--set", "models.0={library: timm, names: test_vit2, layers: [blocks.5]}")
+    more = ("--set", "dataset.n_train=1500", "--executor", "local")
+    process = start(config, "--out", run.path, *one_that_lasts, *more)
     wait_until(lambda: is_extracting(run), process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)

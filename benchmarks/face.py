@@ -29,7 +29,7 @@ from rich.table import Table
 from toolkit.results.provenance import versions
 from toolkit.terminal import make_console, run_command
 
-Status = Literal["ok", "out_of_memory", "timeout", "failed"]
+Status = Literal["ok", "out_of_memory", "timeout", "failed", "not_installed"]
 
 _POLL_INTERVAL_S = 0.01
 _OUT_OF_MEMORY = re.compile(
@@ -55,7 +55,8 @@ class Record:
     ratio_to_floor
         ``seconds`` over the floor's ``seconds`` in the same run: 1 is as fast as the floor.
     status
-        ``ok``, or why there is no time: ``out_of_memory``, ``timeout``, ``failed``.
+        ``ok``, or why there is no time: ``out_of_memory``, ``timeout``, ``failed``, or
+        ``not_installed`` of a peer.
     note
         What a reader must know to judge the number.
     """
